@@ -1,0 +1,35 @@
+"""bayesprune: Bayesian sparsification for PyTorch.
+
+Names are imported when they are first used, so that ``import bayesprune`` is light and a served sparse model needs no
+Pyro.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "bayesprune.patterns": ("Block", "Channel", "Heads", "NM", "Pattern", "PatternError", "Unstructured"),
+    "bayesprune.methods": ("Method", "Posterior", "SparseVD"),
+    "bayesprune.network": ("BayesianNet",),
+    "bayesprune.likelihoods": ("classify", "regress"),
+    "bayesprune.fitting": ("fit",),
+    "bayesprune.masking": ("BudgetWarning", "EmptyLayerWarning", "masks"),
+    "bayesprune.schedules": ("Callback", "Cubic"),
+}
+_NAMES = {name: home for home, names in _HOME.items() for name in names}
+
+__all__ = sorted(_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        value = getattr(import_module(_NAMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'bayesprune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_NAMES])

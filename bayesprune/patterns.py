@@ -7,7 +7,7 @@ entries (``spread``), and say which groups its own rule lets stay (``keep``: all
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,13 @@ def _at_least_one(pattern: "Pattern", **sizes: int) -> None:
 
 
 class Pattern(ABC):
-    """Which entries of a weight share a fate. Patterns are frozen values: equal when written the same."""
+    """Which entries of a weight share a fate. Patterns are frozen values: equal when written the same.
+
+    Attributes:
+        joins: whether weights whose layouts name one fate (the projections of one attention) are decided on together.
+    """
+
+    joins: ClassVar[bool] = False
 
     @abstractmethod
     def groups(self, layout: Layout) -> tuple[int, ...]:
@@ -177,6 +183,7 @@ class Heads(Pattern):
     tensor([96., 96.])
     """
 
+    joins: ClassVar[bool] = True
     n: int
     side: Literal["out", "in"] | None = None
     packed: int | None = None

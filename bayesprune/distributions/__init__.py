@@ -1,0 +1,6 @@
+"""Distributions that Pyro lacks, each with its KL divergence beside it."""
+
+from bayesprune.distributions.lazy_normal import LazyNormal
+from bayesprune.distributions.log_uniform import LogUniform
+
+__all__ = ["LazyNormal", "LogUniform"]

@@ -1,0 +1,165 @@
+"""From scores, patterns and a budget or threshold to masks."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from bayesprune.network import BayesianNet
+from bayesprune.saliency import Saliency
+from bayesprune.saliency import snr as snr_of
+
+__all__ = ["BudgetWarning", "EmptyLayerWarning", "Scope", "check_keep", "masks", "select"]
+
+Scope = Literal["global", "layer"]
+
+
+class EmptyLayerWarning(UserWarning):
+    """A layer of which nothing is kept: no signal passes it."""
+
+
+class BudgetWarning(UserWarning):
+    """A budget that cuts far past what the posterior itself holds to be noise."""
+
+
+def check_keep(keep: float, scope: str = "global") -> None:
+    """Raise ``ValueError`` unless ``keep`` is a fraction in (0, 1] and ``scope`` is known."""
+    if not isinstance(keep, (int, float)) or isinstance(keep, bool) or not 0 < keep <= 1:
+        raise ValueError(f"keep is the fraction of entries to keep, in (0, 1], got {keep!r}")
+    if scope not in get_args(Scope):
+        raise ValueError(f"scope is one of {get_args(Scope)}, got {scope!r}")
+
+
+@torch.no_grad()
+def masks(
+    bnet: BayesianNet,
+    *,
+    keep: float | None = None,
+    snr: float | None = None,
+    scope: Scope = "global",
+    saliency: Saliency = snr_of,
+) -> dict[str, Tensor]:
+    """Decide what stays.
+
+    Args:
+        bnet: the net with its posterior. What a schedule pruned while fitting stays pruned.
+        keep: the fraction of the entries of all matched weights to keep, in (0, 1], to within one group.
+        snr: keep the groups whose posterior signal-to-noise ratio is at least this. Give ``keep`` or ``snr``.
+        scope: whether ``keep`` is one budget for all weights together or one for each.
+        saliency: what ranks groups for ``keep``.
+
+    Returns:
+        Weight name → bool of the weight's own shape.
+
+    Raises:
+        ValueError: both or none of ``keep`` and ``snr``, or one out of range.
+
+    Warns:
+        EmptyLayerWarning: a weight of which nothing is kept.
+        BudgetWarning: ``keep`` is under half of what stands above the method's own threshold.
+
+    >>> from bayesprune.methods import SparseVD
+    >>> bnet = BayesianNet(torch.nn.Sequential(torch.nn.Linear(10, 10)), {"0.weight": SparseVD()})
+    >>> int(masks(bnet, keep=0.25)["0.weight"].sum())
+    25
+    """
+    if (keep is None) == (snr is None):
+        raise ValueError("masks needs exactly one of keep= (a fraction) and snr= (a threshold)")
+    if keep is not None:
+        check_keep(keep, scope)
+        kept = select(bnet, saliency(bnet), keep, scope)
+        _warn_of_budget(bnet, kept, keep)
+    else:
+        assert snr is not None
+        if not snr >= 0:
+            raise ValueError(f"snr is a threshold ≥ 0 on the signal-to-noise ratio, got {snr!r}")
+        scores = snr_of(bnet)
+        kept = {n: allowed & (scores[n] >= snr) for n, allowed in _allowed(bnet, scores).items()}
+    result = {}
+    for name, posterior in bnet.posteriors.items():
+        result[name] = posterior.pattern.spread(kept[name], posterior.layout).clone()
+        if not bool(result[name].any()):
+            warnings.warn(
+                f"nothing of {name!r} is kept: no signal passes it; keep more, or give it a budget of its own "
+                "with scope='layer'",
+                EmptyLayerWarning,
+                stacklevel=2,
+            )
+    return result
+
+
+def select(bnet: BayesianNet, scores: Mapping[str, Tensor], keep: float, scope: Scope = "global") -> dict[str, Tensor]:
+    """The highest scores within a budget: weight name → bool over the grid of groups.
+
+    Groups that tie (an infinite signal-to-noise ratio, say) are ranked by their mean square.
+    """
+    allowed = _allowed(bnet, scores)
+    names = list(bnet.posteriors)
+    if not names:
+        return {}
+    kept: dict[str, Tensor] = {}
+    for together in [names] if scope == "global" else [[name] for name in names]:
+        kept.update(_take(bnet, scores, allowed, together, keep))
+    for joined in bnet.fates():
+        stays = torch.stack([kept[name] for name in joined]).all(0)
+        kept.update({name: stays.clone() for name in joined})
+    return kept
+
+
+def _allowed(bnet: BayesianNet, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The groups that are not pruned already and that the pattern's own rule lets stay."""
+    found = {}
+    for name, p in bnet.posteriors.items():
+        score = torch.where(p.kept, scores[name], -torch.inf)
+        found[name] = p.kept & p.pattern.keep(score, p.layout)
+    return found
+
+
+def _take(
+    bnet: BayesianNet,
+    scores: Mapping[str, Tensor],
+    allowed: Mapping[str, Tensor],
+    names: list[str],
+    keep: float,
+) -> dict[str, Tensor]:
+    posteriors = bnet.posteriors
+    sizes = [posteriors[n].pattern.sizes(posteriors[n].layout, allowed[n].device) for n in names]
+    budget = keep * sum(int(s.sum()) for s in sizes)
+    fit = torch.cat([allowed[n].flatten() for n in names])
+    score = torch.cat([scores[n].flatten().double() for n in names])
+    size = torch.cat([s.flatten() for s in sizes])
+    order = torch.argsort(score, descending=True, stable=True)
+    if bool(torch.isinf(score).any()):
+        means = torch.cat([s.flatten() for s, _ in (bnet.energies()[n] for n in names)])
+        order = torch.argsort(means, descending=True, stable=True)
+        order = order[torch.argsort(score[order], descending=True, stable=True)]
+    order = order[fit[order]]
+    # a group is taken while half of it still fits: the kept fraction ends within one group of the budget
+    filled = size[order].cumsum(0) - 0.5 * size[order]
+    taken = torch.zeros_like(fit)
+    taken[order[filled <= budget]] = True
+    parts = taken.split([int(allowed[n].numel()) for n in names])
+    return {n: part.reshape(allowed[n].shape) for n, part in zip(names, parts, strict=True)}
+
+
+def _warn_of_budget(bnet: BayesianNet, kept: Mapping[str, Tensor], keep: float) -> None:
+    scores = bnet.snr()
+    natural = chosen = total = 0
+    for name, p in bnet.posteriors.items():
+        threshold = bnet.methods[name].snr_threshold
+        if threshold is None:
+            continue
+        size = p.pattern.sizes(p.layout, p.kept.device)
+        natural += int((size * (scores[name] >= threshold)).sum())
+        chosen += int((size * kept[name]).sum())
+        total += int(size.sum())
+    if total and chosen < 0.5 * natural:
+        warnings.warn(
+            f"keep={keep:g} leaves {chosen / total:.2%} of the weights, and {natural / total:.2%} stand above the "
+            "method's own threshold: cutting a finished posterior this deep costs accuracy; prune while fitting, "
+            "fit(…, prune=Cubic(keep=…))",
+            BudgetWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,120 @@
+"""What every method is: hyper-parameters, and for each weight a posterior of three verbs.
+
+A method is a frozen dataclass; ``method.over(weight)`` gives the :class:`Posterior` of one weight, a module with two
+small Pyro programs and its moments. A posterior knows no layers, no likelihood and no training loop.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from bayesprune.patterns import Pattern
+from bayesprune.sites import param_site
+from bayesprune.weight import Weight
+
+__all__ = ["Method", "Posterior"]
+
+
+class Posterior(nn.Module, ABC):
+    """The posterior of one weight.
+
+    Subclasses make their parameters in ``__init__`` and write three verbs: :meth:`prior` and :meth:`guide`, Pyro
+    programs with the same sample sites in the same order, and :meth:`moments`. In both programs, sites are made with
+    :meth:`sample` and parameters announced with :meth:`param`; that is what gives every method names, pruning,
+    freedom from Pyro's global store, and local draws.
+
+    Args:
+        weight: the weight; its value is where the posterior starts.
+
+    Attributes:
+        kept: bool, of the grid's shape. A group that is pruned has no log-probability and no KL, its effective weight
+            is 0, and no gradient reaches it.
+        rates: parameter name → factor on the learning rate, the method's recipe.
+    """
+
+    rates: ClassVar[Mapping[str, float]] = {}
+    kept: Tensor
+
+    def __init__(self, weight: Weight) -> None:
+        super().__init__()
+        self.name, self.pattern, self.layout = weight.name, weight.pattern, weight.roles
+        self.register_buffer("kept", torch.ones(weight.grid, dtype=torch.bool, device=weight.tensor.device))
+
+    @abstractmethod
+    def prior(self) -> Tensor:
+        """The Pyro program under p; returns the weight, of the weight's shape."""
+
+    @abstractmethod
+    def guide(self) -> None:
+        """The same sites in the same order, under q."""
+
+    @abstractmethod
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the weight under q, entry by entry, before pruning."""
+
+    def param(self, leaf: str) -> Tensor:
+        """The parameter ``leaf`` of this posterior, announced as the param site ``<weight's name>.<leaf>``."""
+        return param_site(f"{self.name}.{leaf}", self.get_parameter(leaf))
+
+    def sample(self, fn: dist.TorchDistribution, leaf: str = "") -> Tensor:
+        """A sample site called ``<weight's name>`` or ``<weight's name>.<leaf>``, independent over its batch shape.
+
+        What is pruned is masked, when the site has the shape of the weight or of the grid of groups.
+        """
+        name = f"{self.name}.{leaf}" if leaf else self.name
+        if not bool(self.kept.all()):
+            shape = tuple(fn.batch_shape)
+            if shape == self.layout.shape:
+                fn = fn.mask(self.entries())
+            elif shape == tuple(self.kept.shape):
+                fn = fn.mask(self.kept)
+        return pyro.sample(name, fn.to_event(len(fn.batch_shape)))
+
+    def hold(self, leaf: str, low: float, high: float) -> None:
+        """Project the parameter ``leaf`` back into [low, high]; called at the top of a guide, whoever trains.
+
+        A clamp inside the graph would strand a parameter that stepped outside, for its gradient is 0 there.
+        """
+        self.get_parameter(leaf).data.clamp_(low, high)
+
+    def entries(self) -> Tensor:
+        """Which entries of the weight are not pruned: bool, of the weight's shape."""
+        return self.pattern.spread(self.kept, self.layout)
+
+    def effective(self) -> Tensor:
+        """The weight that the net sees: :meth:`prior`'s, with what is pruned at 0."""
+        weight = self.prior()
+        if bool(self.kept.all()):
+            return weight
+        return weight * self.entries().to(weight.dtype)
+
+    @torch.no_grad()
+    def prune(self, kept: Tensor) -> None:
+        """Set which groups are kept: bool, of the grid's shape."""
+        if kept.dtype != torch.bool or kept.shape != self.kept.shape:
+            raise ValueError(
+                f"{self.name!r} needs a bool mask over its groups, of shape {tuple(self.kept.shape)}; "
+                f"got {kept.dtype} of shape {tuple(kept.shape)}"
+            )
+        self.kept.copy_(kept)
+
+
+class Method(ABC):
+    """The hyper-parameters of a family of posteriors. Subclasses are frozen dataclasses.
+
+    Attributes:
+        pattern: which entries share a fate.
+        snr_threshold: the posterior signal-to-noise ratio under which the method's own paper prunes, or ``None``.
+    """
+
+    pattern: Pattern
+    snr_threshold: ClassVar[float | None] = None
+
+    @abstractmethod
+    def over(self, weight: Weight) -> Posterior:
+        """The posterior of ``weight``, started at its value."""

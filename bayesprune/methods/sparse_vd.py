@@ -1,0 +1,66 @@
+"""Sparse variational dropout (Molchanov et al. 2017)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.distributions import LazyNormal, LogUniform
+from bayesprune.methods.base import Method, Posterior
+from bayesprune.patterns import Pattern, Unstructured
+from bayesprune.weight import Weight
+
+__all__ = ["SparseVD"]
+
+
+@dataclass(frozen=True)
+class SparseVD(Method):
+    """Variational dropout with a dropout rate of its own for every weight (Molchanov et al. 2017).
+
+    q(w) = N(θ, σ²), additive-noise parametrisation (eq. 11); p(w) ∝ 1/|w|; the KL depends on log α = log σ² − log θ²
+    alone (eq. 14) and drives useless weights to α → ∞.
+
+    Args:
+        pattern: which entries are pruned together.
+        init_log_scale: log σ at the start, when θ is the trained weight.
+        clip: σ is held within exp of this range; the paper's code clips log α likewise.
+        exact_kl: take the exact KL instead of the paper's sigmoid fit of it, which is off by up to 0.0094 nat
+            and eight times as fast.
+
+    The paper prunes at log α > 3, which is SNR < e^(−3/2) = 0.22.
+
+    >>> SparseVD().snr_threshold
+    0.22313016014842982
+    """
+
+    pattern: Pattern = Unstructured()  # noqa: RUF009
+    init_log_scale: float = -4.0
+    clip: tuple[float, float] = (-10.0, 2.0)
+    exact_kl: bool = False
+    snr_threshold: ClassVar[float | None] = math.exp(-1.5)
+
+    def over(self, weight: Weight) -> Posterior:
+        return _SparseVDPosterior(weight, self)
+
+
+class _SparseVDPosterior(Posterior):
+    rates: ClassVar[Mapping[str, float]] = {"log_scale": 10.0}
+
+    def __init__(self, weight: Weight, method: SparseVD) -> None:
+        super().__init__(weight)
+        self.method = method
+        self.loc = nn.Parameter(weight.tensor.clone())
+        self.log_scale = nn.Parameter(torch.full_like(weight.tensor, method.init_log_scale))
+
+    def prior(self) -> Tensor:
+        return self.sample(LogUniform(self.loc.shape, exact=self.method.exact_kl, like=self.loc))
+
+    def guide(self) -> None:
+        self.hold("log_scale", *self.method.clip)
+        self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        return self.loc, (2 * self.log_scale).exp()

@@ -1,0 +1,136 @@
+"""The posterior predictive, and where its uncertainty comes from."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesprune.likelihoods import call
+from bayesprune.metrics import entropy
+from bayesprune.network import BayesianNet
+from bayesprune.observations import CategoricalObservation, NormalObservation
+
+__all__ = ["Prediction", "check_masks", "predict"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The posterior predictive of a data set.
+
+    Attributes:
+        mean: class probabilities averaged over draws, or the mean of y: (examples, classes or outputs).
+        draws: the same for each draw of the weights: (draws, examples, classes or outputs).
+        epistemic: what more data would settle. Classes: the mutual information of label and weights, nats, (examples,).
+            Real targets: the variance of the mean over draws, (examples, outputs).
+        aleatoric: what is left if the weights were known. Classes: the mean entropy over draws, nats. Real targets:
+            the noise's variance.
+        targets: the labels or targets that came with the inputs, or ``None``.
+    """
+
+    mean: Tensor
+    draws: Tensor
+    epistemic: Tensor
+    aleatoric: Tensor
+    targets: Tensor | None
+
+
+def check_masks(bnet: BayesianNet, masks: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` where a mask names no weight of ``bnet`` or has not its shape."""
+    for name, mask in masks.items():
+        if name not in bnet.posteriors:
+            raise ValueError(f"masks name {name!r}, which has no posterior; the weights are {list(bnet.posteriors)}")
+        shape = bnet.posteriors[name].layout.shape
+        if tuple(mask.shape) != shape or mask.dtype != torch.bool:
+            raise ValueError(
+                f"the mask of {name!r} must be bool of shape {shape}, got {mask.dtype} of shape {tuple(mask.shape)}"
+            )
+
+
+@torch.no_grad()
+def predict(
+    bnet: BayesianNet,
+    loader: Iterable[Any],
+    *,
+    draws: int = 20,
+    masks: Mapping[str, Tensor] | None = None,
+    seed: int | None = None,
+) -> Prediction:
+    """The posterior predictive; one draw is one set of weights for the whole data set.
+
+    Args:
+        bnet: the net with its posterior; :func:`bayesprune.classify` or :func:`~bayesprune.regress` has said what its
+            output means.
+        loader: batches ``(x, y)``, or of ``x`` alone; read once a draw, so its order must not change (no shuffling).
+        draws: how many draws of the weights.
+        masks: weight name → bool; what they drop is 0 in every draw.
+        seed: fixes the draws, and leaves the global generator as it was.
+
+    Raises:
+        ValueError: no observation model yet, masks that do not fit, no data, or a loader whose order changes.
+
+    >>> from bayesprune.likelihoods import classify
+    >>> from bayesprune.methods import SparseVD
+    >>> bnet = BayesianNet(torch.nn.Sequential(torch.nn.Linear(4, 3)), {"0.weight": SparseVD()})
+    >>> model = classify(bnet, size=10)
+    >>> predict(bnet, [torch.zeros(5, 4)], draws=2).draws.shape
+    torch.Size([2, 5, 3])
+    """
+    if draws < 1:
+        raise ValueError(f"draws is an integer ≥ 1, got {draws}")
+    observation = bnet.observation
+    if not isinstance(observation, (CategoricalObservation, NormalObservation)):
+        raise ValueError("what the net's output means is not known: make a model with bp.classify or bp.regress first")
+    check_masks(bnet, masks or {})
+    if isinstance(loader, Iterator):
+        loader = list(loader)
+    outputs, targets = [], None
+    with evaluating(bnet), torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        for _ in range(draws):
+            weights = bnet.draw()
+            for name, mask in (masks or {}).items():
+                weights[name] = weights[name] * mask
+            output, y = run_over(bnet, weights, loader)
+            if targets is not None and y is not None and not torch.equal(targets, y):
+                raise ValueError("the loader's order changes from one pass to the next: make one with shuffle=False")
+            outputs.append(output)
+            targets = y
+    stacked = torch.stack(outputs)
+    if isinstance(observation, CategoricalObservation):
+        probs = stacked.softmax(-1)
+        mean = probs.mean(0)
+        aleatoric = entropy(probs).mean(0)
+        return Prediction(mean, probs, (entropy(mean) - aleatoric).clamp_min(0), aleatoric, targets)
+    spread = stacked.var(0, correction=1 if draws > 1 else 0)
+    return Prediction(stacked.mean(0), stacked, spread, torch.full_like(spread, observation.noise**2), targets)
+
+
+def run_over(bnet: BayesianNet, weights: Mapping[str, Tensor], loader: Iterable[Any]) -> tuple[Tensor, Tensor | None]:
+    """The net's outputs on ``weights``, and the targets where batches have them, over a whole data set."""
+    outputs: list[Tensor] = []
+    targets: list[Tensor] = []
+    where = next(iter(weights.values())).device
+    for batch in loader:
+        *x, y = batch if isinstance(batch, (tuple, list)) and len(batch) > 1 else (batch, None)
+        inputs = [t.to(where) if isinstance(t, Tensor) else t for t in (x[0] if isinstance(x[0], (tuple, list)) else x)]
+        outputs.append(call(bnet.run, inputs, weights))
+        if y is not None:
+            targets.append(y.to(where))
+    if not outputs:
+        raise ValueError("the loader holds no batches")
+    return torch.cat(outputs), torch.cat(targets) if targets else None
+
+
+@contextmanager
+def evaluating(bnet: BayesianNet) -> Iterator[None]:
+    """Eval mode for the length of a block."""
+    mode = bnet.training
+    bnet.eval()
+    try:
+        yield
+    finally:
+        bnet.train(mode)

@@ -1,0 +1,37 @@
+"""Pyro param sites that live in an ``nn.Module``, never in Pyro's global store.
+
+Pyro's optimisers, handlers and ELBOs find a parameter by its *site*; where the tensor lives does not matter to them.
+So a variational parameter stays an ordinary ``nn.Parameter``: ``torch.optim``, ``deepcopy``, ``state_dict`` and
+distributed training work as for any module, and two models in one process cannot mix up their parameters.
+"""
+
+import weakref
+
+from pyro.distributions import constraints
+from pyro.poutine.runtime import effectful
+from torch import Tensor, nn
+
+__all__ = ["param_site"]
+
+
+def param_site(name: str, parameter: nn.Parameter) -> Tensor:
+    """Announce ``parameter`` to Pyro as a param site called ``name``, and return its value.
+
+    Args:
+        name: the site's name, unique in the model and guide.
+        parameter: any leaf; its constraint is the whole real line.
+
+    Returns:
+        A view of ``parameter`` that gradients flow through. Outside Pyro's handlers that is all that happens.
+
+    >>> import pyro, torch
+    >>> p = nn.Parameter(torch.ones(2))
+    >>> trace = pyro.poutine.trace(lambda: param_site("p", p)).get_trace()
+    >>> trace.nodes["p"]["value"].unconstrained() is p, len(pyro.get_param_store())
+    (True, 0)
+    """
+    value = parameter.view_as(parameter)  # a handle of its own: the leaf itself carries no Pyro attribute
+    # Pyro asks a site's value for the tensor to optimise; its own module-local mode answers with such a reference.
+    value.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
+    announce = effectful(type="param")(lambda *args, **kwargs: value)
+    return announce(name, parameter, constraint=constraints.real, name=name)
