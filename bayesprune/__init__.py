@@ -15,6 +15,7 @@ _HOME = {
     "bayesprune.network": ("BayesianNet",),
     "bayesprune.likelihoods": ("classify", "regress"),
     "bayesprune.fitting": ("fit",),
+    "bayesprune.prediction": ("Prediction", "predict"),
     "bayesprune.masking": ("BudgetWarning", "EmptyLayerWarning", "masks"),
     "bayesprune.schedules": ("Callback", "Cubic"),
 }

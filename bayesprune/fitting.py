@@ -135,8 +135,8 @@ def fit(
                     sums += torch.stack([elbo.nll / n, elbo.kl, torch.ones_like(elbo.kl)]).double().cpu()
                     if not bool(torch.isfinite(sums[:2]).all()):
                         raise FloatingPointError(
-                            f"the loss is {float(loss):g} in epoch {epoch + 1}, batch {i}: lower lr={lr:g}, or look at the "
-                            "data and the start"
+                            f"the loss is {float(loss):g} in epoch {epoch + 1}, batch {i}: lower lr={lr:g}, or look "
+                            "at the data and the start"
                         )
                 for hook in hooks:
                     hook.on_epoch(run)

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from bayesprune.sites import param_site
@@ -16,7 +17,7 @@ class Observation(nn.Module, ABC):
     """The distribution of the target given a net's output."""
 
     @abstractmethod
-    def forward(self, output: Tensor) -> dist.TorchDistribution:
+    def forward(self, output: Tensor) -> TorchDistributionMixin:
         """The distribution of y, one per example."""
 
     @abstractmethod
@@ -27,7 +28,7 @@ class Observation(nn.Module, ABC):
 class CategoricalObservation(Observation):
     """Classes: the output holds logits, the class axis last."""
 
-    def forward(self, output: Tensor) -> dist.TorchDistribution:
+    def forward(self, output: Tensor) -> TorchDistributionMixin:
         return dist.Categorical(logits=output, validate_args=False).to_event(output.dim() - 2)
 
     def check(self, output: Tensor, y: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class NormalObservation(Observation):
         """The noise's standard deviation, in y's units."""
         return math.exp(float(self.log_noise))
 
-    def forward(self, output: Tensor) -> dist.TorchDistribution:
+    def forward(self, output: Tensor) -> TorchDistributionMixin:
         log_noise = (
             param_site("noise.log", self.log_noise) if isinstance(self.log_noise, nn.Parameter) else self.log_noise
         )

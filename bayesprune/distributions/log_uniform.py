@@ -39,7 +39,7 @@ class LogUniform(dist.TorchDistribution):
     outside the range too: an extension, not a density.
 
     >>> LogUniform(torch.Size([2])).log_prob(torch.tensor([0.5, 50.0]))
-    tensor([-3.6889, -8.2940])
+    tensor([-2.9957, -7.6009])
     """
 
     arg_constraints: dict[str, Any] = {}  # noqa: RUF012
@@ -105,7 +105,7 @@ def kl_fit(la: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Molchanov et al. 2017, eq. 14, in nats: within 0.0094 of :func:`kl_exact` for every log α.
 
     >>> kl_fit(torch.tensor([-5.0, 0.0, 5.0]))
-    tensor([3.1298, 0.4312, 0.0034])
+    tensor([3.1367, 0.4312, 0.0034])
     """
     return _Fit.apply(la)
 

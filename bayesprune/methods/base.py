@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import pyro
-import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from bayesprune.patterns import Pattern
@@ -61,7 +61,7 @@ class Posterior(nn.Module, ABC):
         """The parameter ``leaf`` of this posterior, announced as the param site ``<weight's name>.<leaf>``."""
         return param_site(f"{self.name}.{leaf}", self.get_parameter(leaf))
 
-    def sample(self, fn: dist.TorchDistribution, leaf: str = "") -> Tensor:
+    def sample(self, fn: TorchDistributionMixin, leaf: str = "") -> Tensor:
         """A sample site called ``<weight's name>`` or ``<weight's name>.<leaf>``, independent over its batch shape.
 
         What is pruned is masked, when the site has the shape of the weight or of the grid of groups.
