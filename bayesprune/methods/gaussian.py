@@ -1,0 +1,90 @@
+"""Mean-field Gaussian posteriors with Gaussian or scale-mixture prior (Graves 2011; Blundell et al. 2015)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from bayesprune.distributions import LazyNormal, ScaleMixture
+from bayesprune.methods.base import Method, Posterior
+from bayesprune.patterns import Pattern, Unstructured
+from bayesprune.weight import Weight
+
+__all__ = ["Gaussian", "TwoScales"]
+
+
+@dataclass(frozen=True)
+class TwoScales:
+    """The scale-mixture prior of Blundell et al. 2015, eq. 7: a wide Gaussian with probability ``fraction``, else a
+    narrow one.
+
+    Args:
+        wide, narrow: standard deviations, wide > narrow > 0.
+        fraction: the wide part's probability, in (0, 1).
+    """
+
+    wide: float = 1.0
+    narrow: float = math.exp(-6)
+    fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        ScaleMixture((), self.wide, self.narrow, self.fraction)
+
+
+@dataclass(frozen=True)
+class Gaussian(Method):
+    """q(w) = N(μ, σ²), entry by entry ("Bayes by Backprop").
+
+    Args:
+        pattern: which entries are pruned together.
+        prior: the prior's standard deviation (Graves 2011), or :class:`TwoScales`. With a number the KL is closed
+            form, ½ (σ² + μ²)/s² − ½ − log(σ/s); with the mixture it is taken at the draw (Blundell et al., eq. 2).
+        init_log_scale: log σ at the start, when μ is the trained weight.
+        clip: σ is held within exp of this range.
+
+    Graves prunes by the density at 0, which is a threshold on SNR, but leaves its value open: hence none here.
+
+    >>> Gaussian(prior=TwoScales()).prior.wide
+    1.0
+    """
+
+    pattern: Pattern = Unstructured()  # noqa: RUF009
+    prior: float | TwoScales = 1.0
+    init_log_scale: float = -4.0
+    clip: tuple[float, float] = (-10.0, 2.0)
+    snr_threshold: ClassVar[float | None] = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prior, TwoScales) and not self.prior > 0:
+            raise ValueError(f"Gaussian's prior is a standard deviation > 0 or TwoScales(…), got {self.prior!r}")
+
+    def over(self, weight: Weight) -> Posterior:
+        return _GaussianPosterior(weight, self)
+
+
+class _GaussianPosterior(Posterior):
+    rates: ClassVar[Mapping[str, float]] = {"log_scale": 10.0}
+
+    def __init__(self, weight: Weight, method: Gaussian) -> None:
+        super().__init__(weight)
+        self.method = method
+        self.loc = nn.Parameter(weight.tensor.clone())
+        self.log_scale = nn.Parameter(torch.full_like(weight.tensor, method.init_log_scale))
+
+    def prior(self) -> Tensor:
+        prior, shape = self.method.prior, self.loc.shape
+        if isinstance(prior, TwoScales):
+            return self.sample(ScaleMixture(shape, prior.wide, prior.narrow, prior.fraction, like=self.loc))
+        zero = self.loc.new_zeros(())
+        return self.sample(dist.Normal(zero, zero + prior, validate_args=False).expand(shape))
+
+    def guide(self) -> None:
+        self.hold("log_scale", *self.method.clip)
+        self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        return self.loc, (2 * self.log_scale).exp()
