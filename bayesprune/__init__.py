@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "bayesprune.patterns": ("Block", "Channel", "Heads", "NM", "Pattern", "PatternError", "Unstructured"),
-    "bayesprune.methods": ("Gaussian", "Method", "Posterior", "SparseVD", "TwoScales"),
+    "bayesprune.methods": ("Deterministic", "Gaussian", "Method", "Posterior", "SparseVD", "TwoScales"),
     "bayesprune.network": ("BayesianNet",),
     "bayesprune.likelihoods": ("classify", "regress"),
     "bayesprune.fitting": ("fit",),

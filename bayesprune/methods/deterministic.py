@@ -1,0 +1,44 @@
+"""No posterior at all: a point, the dense net's own weights. The rival that every method is compared with."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.methods.base import Method, Posterior
+from bayesprune.patterns import Pattern, Unstructured
+from bayesprune.weight import Weight
+
+__all__ = ["Deterministic"]
+
+
+@dataclass(frozen=True)
+class Deterministic(Method):
+    """A point mass: the weight is trained as usual, its variance is 0, it has no sample site and no KL.
+
+    With ``Cubic(keep=…, saliency=magnitude)`` it is gradual magnitude pruning (Zhu & Gupta 2017) in the same loop, on
+    the same batches and epochs as any posterior.
+
+    Args:
+        pattern: which entries are pruned together.
+    """
+
+    pattern: Pattern = Unstructured()  # noqa: RUF009
+
+    def over(self, weight: Weight) -> Posterior:
+        return _DeterministicPosterior(weight)
+
+
+class _DeterministicPosterior(Posterior):
+    def __init__(self, weight: Weight) -> None:
+        super().__init__(weight)
+        self.loc = nn.Parameter(weight.tensor.clone())
+
+    def prior(self) -> Tensor:
+        return self.param("loc")
+
+    def guide(self) -> None:
+        self.param("loc")
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        return self.loc, torch.zeros_like(self.loc)
