@@ -1,0 +1,98 @@
+"""What comes in is checked here, once, so that what follows can trust it."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["call", "check_masks", "check_means", "run_example", "shared_names"]
+
+
+def _names(names: Iterable[str], most: int = 8) -> str:
+    listed = list(names)
+    more = f", … ({len(listed)} in all)" if len(listed) > most else ""
+    return ", ".join(repr(name) for name in listed[:most]) + more
+
+
+def shared_names(net: nn.Module) -> dict[str, list[str]]:
+    """Each parameter's names, its own included: more than one where a parameter or a module is used twice."""
+    names: dict[int, list[str]] = {}
+    found = list(net.named_parameters(remove_duplicate=False))
+    for name, parameter in found:
+        names.setdefault(id(parameter), []).append(name)
+    return {name: names[id(parameter)] for name, parameter in found}
+
+
+def check_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` unless ``masks`` are bool tensors in the shapes of parameters of ``net``."""
+    if not isinstance(masks, Mapping):
+        raise ValueError(f"masks must be a dict of name -> bool tensor, got {type(masks).__name__}")
+    parameters = dict(net.named_parameters(remove_duplicate=False))
+    unknown = [name for name in masks if name not in parameters]
+    if unknown:
+        raise ValueError(f"masks name {_names(unknown)}, which the net lacks; its parameters are {_names(parameters)}")
+    for name, mask in masks.items():
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(f"the mask of {name!r} must be a bool tensor, got {got}; write mask != 0")
+        if mask.shape != parameters[name].shape:
+            raise ValueError(
+                f"the mask of {name!r} must have the weight's shape {tuple(parameters[name].shape)}, "
+                f"got {tuple(mask.shape)}"
+            )
+        if parameters[name].is_meta or mask.is_meta:
+            raise ValueError(f"{name!r} is on the meta device and holds no values; load the weights first")
+    for name, names in shared_names(net).items():
+        for other in names:
+            if name in masks and other in masks and not torch.equal(masks[name].cpu(), masks[other].cpu()):
+                raise ValueError(f"{name!r} and {other!r} are one shared parameter, but their masks differ")
+
+
+def check_means(net: nn.Module, means: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` unless ``means`` are finite tensors in the shapes of the net's parameters and buffers."""
+    if not isinstance(means, Mapping):
+        raise ValueError(f"means must be a dict of name -> tensor, got {type(means).__name__}")
+    parameters = dict(net.named_parameters(remove_duplicate=False))
+    targets = parameters | dict(net.named_buffers(remove_duplicate=False))
+    unknown = [name for name in means if name not in targets]
+    if unknown:
+        raise ValueError(f"means name {_names(unknown)}, which the net lacks; it has {_names(targets)}")
+    for name, mean in means.items():
+        if not isinstance(mean, Tensor) or mean.shape != targets[name].shape:
+            got = tuple(mean.shape) if isinstance(mean, Tensor) else type(mean).__name__
+            raise ValueError(f"the mean of {name!r} must be a tensor of shape {tuple(targets[name].shape)}, got {got}")
+        if name in parameters and not bool(torch.isfinite(mean).all()):
+            raise ValueError(f"the mean of {name!r} holds NaN or infinity; the fit has diverged")
+    for name, names in shared_names(net).items():
+        for other in names:
+            if name in means and other in means and not torch.equal(means[name], means[other]):
+                raise ValueError(f"{name!r} and {other!r} are one shared parameter, but their means differ")
+
+
+def call(net: nn.Module, example: object) -> object:
+    """``net(example)``; a tuple is its positional arguments, a dict its keyword arguments."""
+    if isinstance(example, Mapping):
+        return net(**example)
+    if isinstance(example, tuple | list):
+        return net(*example)
+    return net(example)
+
+
+def run_example(net: nn.Module, example: object) -> None:
+    """Run ``net`` on ``example`` once. Raises ``ValueError`` where there is no input or the net refuses it."""
+    parts = list(example.values()) if isinstance(example, Mapping) else example
+    tensors = [t for t in (parts if isinstance(parts, tuple | list) else [parts]) if isinstance(t, Tensor)]
+    if not tensors:
+        raise ValueError(
+            "example must be an input batch of the net (a tensor, or a tuple or dict of its arguments), "
+            f"got {type(example).__name__}"
+        )
+    for tensor in tensors:
+        if not tensor.numel():
+            raise ValueError(f"example holds no data: shape {tuple(tensor.shape)}; give a batch of at least one input")
+    try:
+        with torch.no_grad():
+            call(net, example)
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype} on {t.device}" for t in tensors)
+        raise ValueError(f"the net cannot run on the example given ({shapes}): {error}") from error

@@ -1,0 +1,13 @@
+"""How a masked weight lies in memory: a file a format."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from bayesprune.sparse.formats.base import Format, SparseWeight
+from bayesprune.sparse.formats.bsr import BSR
+from bayesprune.sparse.formats.csr import CSR
+from bayesprune.sparse.formats.dense import Dense
+
+__all__ = ["BSR", "CSR", "FORMATS", "Dense", "Format", "SparseWeight"]
+
+FORMATS: Mapping[str, type[Format]] = MappingProxyType({f.__name__: f for f in (Dense, CSR, BSR)})

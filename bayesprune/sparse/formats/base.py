@@ -1,0 +1,106 @@
+"""What a format is: how a masked weight lies in plain buffers."""
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int32, Shaped
+from torch import Tensor
+
+__all__ = ["Format", "SparseWeight"]
+
+
+class Format(ABC):
+    """How a masked weight lies in plain buffers. Formats are frozen values: equal when written the same."""
+
+    @abstractmethod
+    def pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> "SparseWeight":
+        """Pack ``weight * mask``. What the mask keeps is stored, were it zero."""
+
+    @abstractmethod
+    def unpack(self, packed: "SparseWeight") -> Float[Tensor, "out in"]:
+        """The dense weight again; differentiable in ``packed.values``."""
+
+    @abstractmethod
+    def linear(
+        self, x: Shaped[Tensor, "..."], packed: "SparseWeight", bias: Tensor | None, kernel: str
+    ) -> Shaped[Tensor, "..."]:
+        """``x @ weight.T + bias`` by the kernel of that name."""
+
+    @abstractmethod
+    def to_torch(self, packed: "SparseWeight") -> Tensor:
+        """torch's own tensor over the same memory. Raises ``ValueError`` where torch cannot hold it."""
+
+    @abstractmethod
+    def check(self, packed: "SparseWeight") -> None:
+        """Raise ``ValueError`` where the buffers would make a kernel read memory that is not theirs."""
+
+    @abstractmethod
+    def nbytes(self, mask: Bool[Tensor, "out in"], itemsize: int) -> int:
+        """The bytes of the values and indices, before packing."""
+
+    def __str__(self) -> str:
+        sizes = ", ".join(str(size) for size in asdict(self).values())  # type: ignore[call-overload]
+        return f"{type(self).__name__}({sizes})" if sizes else type(self).__name__
+
+
+@dataclass(frozen=True, eq=False)
+class SparseWeight:
+    """A masked weight ``(out, in)`` in plain buffers: ``values``, and the int32 indices ``crow`` and ``col``.
+
+    ``values`` is ``(nnz,)`` for CSR, ``(nnz, h, w)`` for BSR, ``(out, in)`` for dense, which has no indices.
+
+    >>> from bayesprune.sparse import CSR
+    >>> CSR().pack(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[True, False], [True, True]])).col
+    tensor([0, 0, 1], dtype=torch.int32)
+    """
+
+    format: Format
+    shape: tuple[int, int]
+    values: Shaped[Tensor, "..."]
+    crow: Int32[Tensor, " rows"]
+    col: Int32[Tensor, " nnz"]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values and indices."""
+        return sum(t.numel() * t.element_size() for t in (self.values, self.crow, self.col))
+
+    def dense(self) -> Shaped[Tensor, "out in"]:
+        """The dense weight."""
+        return self.format.unpack(self)
+
+    def linear(
+        self, x: Shaped[Tensor, "..."], bias: Tensor | None = None, kernel: str = "reference"
+    ) -> Shaped[Tensor, "..."]:
+        """``x @ weight.T + bias`` by the kernel of that name."""
+        return self.format.linear(x, self, bias, kernel)
+
+    def to_torch(self) -> Tensor:
+        """torch's own sparse tensor over the same memory. Raises ``ValueError`` where torch cannot hold it."""
+        return self.format.to_torch(self)
+
+
+def compressed(rows: Tensor, cols: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """``(crow, col)`` int32 of the sorted places ``(rows, cols)`` in a grid of ``count`` rows."""
+    if rows.numel() >= 2**31:
+        raise ValueError(f"a packed weight holds at most 2³¹ − 1 entries or blocks, got {rows.numel()}; take blocks")
+    crow = torch.zeros(count + 1, dtype=torch.int32, device=rows.device)
+    crow[1:] = torch.bincount(rows, minlength=count).cumsum(0)
+    return crow, cols.to(torch.int32)
+
+
+def check_compressed(packed: SparseWeight, rows: int, cols: int) -> None:
+    """Raise ``ValueError`` unless ``crow`` and ``col`` describe a grid of ``rows`` × ``cols``."""
+    crow, col, nnz = packed.crow, packed.col, packed.values.shape[0]
+    for what, index in (("crow", crow), ("col", col)):
+        if index.dtype != torch.int32 or index.dim() != 1:
+            raise ValueError(f"{what} must be an int32 vector, got {index.dtype} of shape {tuple(index.shape)}")
+    if crow.numel() != rows + 1:
+        raise ValueError(f"crow must have {rows + 1} entries for {rows} rows, got {crow.numel()}")
+    if col.numel() != nnz:
+        raise ValueError(f"col must have one entry for each of the {nnz} values or blocks, got {col.numel()}")
+    if int(crow[0]) != 0 or int(crow[-1]) != nnz or bool((crow.diff() < 0).any()):
+        raise ValueError(f"crow must rise from 0 to {nnz} and never fall")
+    if nnz and (int(col.min()) < 0 or int(col.max()) >= cols):
+        raise ValueError(f"col must lie in [0, {cols}), got {int(col.min())} to {int(col.max())}")

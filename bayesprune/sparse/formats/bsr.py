@@ -1,0 +1,93 @@
+"""BSR: each kept block of outputs × inputs with its block column, block row by block row."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from bayesprune.sparse.formats.base import Format, SparseWeight, check_compressed, compressed
+from bayesprune.sparse.kernels.ops import bsr_linear
+from bayesprune.sparse.kernels.reference import dense_of
+from bayesprune.sparse.kernels.torch_sparse import torch_tensor
+
+__all__ = ["BSR"]
+
+_CHUNK = 2**22  # entries of the dense weight that packing handles at a time
+
+
+@dataclass(frozen=True)
+class BSR(Format):
+    """Blocks of ``h`` outputs × ``w`` inputs. A block with one kept entry is stored whole, the rest of it as zeros.
+
+    Edges may be ragged: the last blocks reach over the weight's edge and hold zeros there.
+
+    Raises:
+        ValueError: a side is not a positive integer.
+
+    >>> packed = BSR(2, 2).pack(torch.ones(3, 4), torch.tensor([[True] * 2 + [False] * 2] * 3))
+    >>> packed.values.shape, packed.crow.tolist(), packed.col.tolist()
+    (torch.Size([2, 2, 2]), [0, 1, 2], [0, 0])
+    """
+
+    h: int
+    w: int
+
+    def __post_init__(self) -> None:
+        for name, size in (("h", self.h), ("w", self.w)):
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ValueError(f"BSR needs {name} to be an integer ≥ 1, got {size!r}")
+
+    def _grid(self, shape: tuple[int, int]) -> tuple[int, int]:
+        return -(-shape[0] // self.h), -(-shape[1] // self.w)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """``x`` as ``(block rows, h, block columns, w)``, with zeros past its edges."""
+        rows, cols = self._grid((x.shape[0], x.shape[1]))
+        down, across = rows * self.h - x.shape[0], cols * self.w - x.shape[1]
+        return (F.pad(x, (0, across, 0, down)) if down or across else x).reshape(rows, self.h, cols, self.w)
+
+    def touched(self, mask: Bool[Tensor, "out in"]) -> Bool[Tensor, "rows cols"]:
+        """The blocks that hold a kept entry."""
+        return self._padded(mask).any(3).any(1)
+
+    def pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> SparseWeight:
+        out, into = weight.shape
+        grid = self.touched(mask)
+        rows, cols = grid.nonzero().unbind(1)
+        crow, col = compressed(rows, cols, grid.shape[0])
+        values = weight.new_empty(len(rows), self.h, self.w)
+        step = max(1, _CHUNK // max(self.h * into, 1))
+        for row in range(0, grid.shape[0], step):  # in slices: a large weight is never held twice
+            part = slice(row * self.h, (row + step) * self.h)
+            blocks = self._padded(torch.where(mask[part], weight[part], 0)).transpose(1, 2)
+            start = int(crow[row])
+            kept = blocks[grid[row : row + step]]
+            values[start : start + len(kept)] = kept
+        return SparseWeight(self, (out, into), values, crow, col)
+
+    def unpack(self, packed: SparseWeight) -> Float[Tensor, "out in"]:
+        return dense_of(packed.values, packed.crow, packed.col, packed.shape)
+
+    def linear(
+        self, x: Shaped[Tensor, "..."], packed: SparseWeight, bias: Tensor | None, kernel: str
+    ) -> Shaped[Tensor, "..."]:
+        return bsr_linear(x, packed.values, packed.crow, packed.col, bias, *packed.shape, kernel)
+
+    def to_torch(self, packed: SparseWeight) -> Tensor:
+        if packed.shape[0] % self.h or packed.shape[1] % self.w:
+            raise ValueError(
+                f"torch.sparse_bsr needs blocks that divide the weight, got {self} on shape {packed.shape}; "
+                "take CSR, or .dense().to_sparse_csr()"
+            )
+        return torch_tensor(packed.values.detach(), packed.crow, packed.col, packed.shape)
+
+    def check(self, packed: SparseWeight) -> None:
+        if packed.values.dim() != 3 or packed.values.shape[1:] != (self.h, self.w):
+            raise ValueError(f"{self} needs values (blocks, {self.h}, {self.w}), got {tuple(packed.values.shape)}")
+        check_compressed(packed, *self._grid(packed.shape))
+
+    def nbytes(self, mask: Bool[Tensor, "out in"], itemsize: int) -> int:
+        blocks, index = int(self.touched(mask).count_nonzero()), torch.int32.itemsize
+        return blocks * (self.h * self.w * itemsize + index) + (-(-mask.shape[0] // self.h) + 1) * index

@@ -1,0 +1,52 @@
+"""CSR: each kept entry with its column, row by row."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from bayesprune.sparse.formats.base import Format, SparseWeight, check_compressed, compressed
+from bayesprune.sparse.kernels.ops import csr_linear
+from bayesprune.sparse.kernels.reference import dense_of
+from bayesprune.sparse.kernels.torch_sparse import torch_tensor
+
+__all__ = ["CSR"]
+
+
+@dataclass(frozen=True)
+class CSR(Format):
+    """Each kept entry with its column, row by row: for masks without a pattern.
+
+    >>> packed = CSR().pack(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[False, True], [True, True]]))
+    >>> packed.values, packed.crow.tolist(), packed.nbytes
+    (tensor([2., 3., 4.]), [0, 1, 3], 36)
+    >>> packed.linear(torch.tensor([1.0, 1.0]))
+    tensor([2., 7.])
+    """
+
+    def pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> SparseWeight:
+        out, into = weight.shape
+        places = mask.reshape(-1).nonzero()[:, 0]
+        crow, col = compressed(places // max(into, 1), places % max(into, 1), out)
+        return SparseWeight(self, (out, into), weight.reshape(-1)[places], crow, col)
+
+    def unpack(self, packed: SparseWeight) -> Float[Tensor, "out in"]:
+        return dense_of(packed.values, packed.crow, packed.col, packed.shape)
+
+    def linear(
+        self, x: Shaped[Tensor, "..."], packed: SparseWeight, bias: Tensor | None, kernel: str
+    ) -> Shaped[Tensor, "..."]:
+        return csr_linear(x, packed.values, packed.crow, packed.col, bias, *packed.shape, kernel)
+
+    def to_torch(self, packed: SparseWeight) -> Tensor:
+        return torch_tensor(packed.values.detach(), packed.crow, packed.col, packed.shape)
+
+    def check(self, packed: SparseWeight) -> None:
+        if packed.values.dim() != 1:
+            raise ValueError(f"CSR needs a vector of values, got shape {tuple(packed.values.shape)}")
+        check_compressed(packed, *packed.shape)
+
+    def nbytes(self, mask: Bool[Tensor, "out in"], itemsize: int) -> int:
+        index = torch.int32.itemsize
+        return int(mask.count_nonzero()) * (itemsize + index) + (mask.shape[0] + 1) * index

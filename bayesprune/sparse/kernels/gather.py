@@ -1,0 +1,36 @@
+"""BSR by block rows: gather the inputs that a block row reads, then one dense product. Nothing but torch."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bayesprune.sparse.kernels.base import Kernel
+
+__all__ = ["Gather"]
+
+
+class Gather(Kernel):
+    """Any block, ragged edges, any dtype and device that has a matrix product. Wants tall blocks and many tokens."""
+
+    name = "gather"
+
+    def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
+        return values.dim() == 3 and values.is_floating_point()
+
+    def run(
+        self, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, bias: Tensor | None, shape: tuple[int, int]
+    ) -> Tensor:
+        out, into = shape
+        _, h, w = values.shape
+        tokens = x.shape[0]
+        inputs = F.pad(x.T, (0, 0, 0, -into % w)).contiguous().view(-1, w * tokens)
+        y = x.new_zeros(len(crow) - 1, h, tokens)
+        bounds = crow.tolist()
+        for row, (start, end) in enumerate(pairwise(bounds)):
+            if start < end:
+                read = inputs.index_select(0, col[start:end]).view(-1, tokens)
+                torch.mm(values[start:end].transpose(0, 1).reshape(h, -1), read, out=y[row])
+        y = y.view(-1, tokens)[:out].T
+        return y.contiguous() if bias is None else torch.add(y, bias).contiguous()

@@ -1,0 +1,168 @@
+"""The manifest: what a file says of itself. Plain JSON, each entry checked as it is read."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from bayesprune.sparse.formats import FORMATS, Format
+
+__all__ = ["VERSION", "FileError", "Manifest", "SparseEntry", "TensorEntry", "sha256"]
+
+VERSION = 1
+T = TypeVar("T")
+
+
+class FileError(ValueError):
+    """A model file that is not one, is damaged, or does not fit the net it is loaded into."""
+
+
+def sha256(x: Tensor) -> str:
+    """The checksum of a tensor's bytes."""
+    return hashlib.sha256(x.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+
+
+def _take(entry: object, key: str, kind: type[T], where: str) -> T:
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise FileError(f"the manifest is malformed: {where} needs {key!r} of type {kind.__name__}, got {value!r}")
+    return value
+
+
+def _sides(value: list[object], where: str) -> tuple[int, ...]:
+    if not all(isinstance(side, int) and not isinstance(side, bool) and side >= 0 for side in value):
+        raise FileError(f"the manifest is malformed: {where} has the shape {value!r}")
+    return tuple(side for side in value if isinstance(side, int))
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A parameter or a buffer of the net, and how its parts lie in the file under ``parts``."""
+
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+    how: str
+    block: tuple[int, ...]
+    parts: dict[str, str]
+    grad: bool
+    channels_last: bool
+
+    @classmethod
+    def read(cls, entry: object, where: str) -> "TensorEntry":
+        kind = _take(entry, "kind", str, where)
+        parts = _take(entry, "parts", dict, where)
+        if kind not in ("parameter", "buffer") or not all(isinstance(part, str) for part in parts.values()):
+            raise FileError(f"the manifest is malformed: {where} is neither a parameter nor a buffer")
+        block = _sides(_take(entry, "block", list, where), where)
+        if len(block) not in (0, 2):
+            raise FileError(f"the manifest is malformed: {where} has the block {block}")
+        return cls(
+            kind,
+            _take(entry, "dtype", str, where),
+            _sides(_take(entry, "shape", list, where), where),
+            _take(entry, "how", str, where),
+            block,
+            parts,
+            _take(entry, "grad", bool, where),
+            _take(entry, "channels_last", bool, where),
+        )
+
+
+@dataclass(frozen=True)
+class SparseEntry:
+    """A layer that runs packed: its format, kernel and shape ``(out, in)``."""
+
+    format: Format
+    kernel: str
+    shape: tuple[int, int]
+
+    def write(self) -> dict[str, object]:
+        sizes = list(asdict(self.format).values())  # type: ignore[call-overload]
+        return {"format": [type(self.format).__name__, *sizes], "kernel": self.kernel, "shape": list(self.shape)}
+
+    @classmethod
+    def read(cls, entry: object, where: str) -> "SparseEntry":
+        name, *sizes = _take(entry, "format", list, where) or [None]
+        shape = _sides(_take(entry, "shape", list, where), where)
+        if not isinstance(name, str) or name not in FORMATS:
+            raise FileError(
+                f"{where} is packed as {name!r}; this version knows {', '.join(FORMATS)}: upgrade bayesprune"
+            )
+        if len(shape) != 2:
+            raise FileError(f"the manifest is malformed: {where} has the shape {shape}")
+        try:
+            form = FORMATS[name](*sizes)
+        except (TypeError, ValueError) as error:
+            raise FileError(f"the manifest is malformed: {where}: {error}") from error
+        return cls(form, _take(entry, "kernel", str, where), (shape[0], shape[1]))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a file says of itself.
+
+    Args:
+        net: the net as JSON (see ``rebuild``), or None where loading needs ``net=``.
+        needs_net: why it does.
+        tensors: each parameter and buffer by its name.
+        ties: names of one and the same parameter or buffer: each further name, and the first.
+        sparse: the layers that run packed, by path.
+        buffers: dtype, shape and checksum of each tensor in the file.
+    """
+
+    net: dict[str, object] | None
+    needs_net: str
+    tensors: dict[str, TensorEntry]
+    ties: dict[str, str]
+    sparse: dict[str, SparseEntry]
+    buffers: dict[str, list[object]] = field(default_factory=dict)
+
+    def write(self) -> dict[str, str]:
+        """The strings that go into the file's metadata."""
+        entry = {
+            "version": VERSION,
+            "net": self.net,
+            "needs_net": self.needs_net,
+            "tensors": {name: asdict(t) for name, t in self.tensors.items()},
+            "ties": self.ties,
+            "sparse": {path: s.write() for path, s in self.sparse.items()},
+            "buffers": self.buffers,
+        }
+        text = json.dumps(entry)
+        return {"format": "pt", "bayesprune": text, "bayesprune.sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, object]) -> "Manifest":
+        """Raises :class:`FileError` on a newer version, an altered text or an entry of the wrong kind."""
+        text = metadata.get("bayesprune")
+        if not isinstance(text, str):
+            raise FileError("not a bayesprune model: the file has no manifest")
+        try:
+            entry = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise FileError(f"the manifest is no JSON: {error}") from error
+        version = _take(entry, "version", int, "the manifest")
+        if version > VERSION:
+            raise FileError(f"written by a newer bayesprune (file version {version}, this reads {VERSION}): upgrade")
+        if metadata.get("bayesprune.sha256") != hashlib.sha256(text.encode()).hexdigest():
+            raise FileError("the manifest does not match its checksum: the file is damaged or was altered")
+        net, where = entry.get("net"), "the manifest"
+        ties, buffers = _take(entry, "ties", dict, where), _take(entry, "buffers", dict, where)
+        if not (net is None or isinstance(net, dict)) or not all(isinstance(first, str) for first in ties.values()):
+            raise FileError("the manifest is malformed")
+        tensors = {name: TensorEntry.read(t, name) for name, t in _take(entry, "tensors", dict, where).items()}
+        sparse = {path: SparseEntry.read(s, path) for path, s in _take(entry, "sparse", dict, where).items()}
+        return cls(net, _take(entry, "needs_net", str, where), tensors, ties, sparse, buffers)
+
+    def check_buffers(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise :class:`FileError` unless these are the tensors that were written, to the byte."""
+        if tensors.keys() != self.buffers.keys():
+            raise FileError("the file's tensors are not those that its manifest names")
+        for name, x in tensors.items():
+            if self.buffers[name] != [str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)]:
+                raise FileError(f"{name!r} does not match its checksum: the file is damaged or was altered")

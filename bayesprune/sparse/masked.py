@@ -1,0 +1,30 @@
+"""The net with its masked entries set to zero: what every plan and export starts from."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.sparse.checks import check_masks, check_means
+
+__all__ = ["masked_copy"]
+
+
+def masked_copy(net: nn.Module, means: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of ``net`` in eval mode with the means loaded and the masked entries set to zero."""
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"net must be an nn.Module, got {type(net).__name__}")
+    check_masks(net, masks)
+    check_means(net, means)
+    masked = copy.deepcopy(net).eval()
+    targets: dict[str, Tensor] = dict(masked.named_parameters(remove_duplicate=False))
+    targets |= dict(masked.named_buffers(remove_duplicate=False))
+    with torch.no_grad():
+        for name, mean in means.items():
+            targets[name].copy_(mean)
+        for name, mask in masks.items():
+            if not bool(torch.isfinite(targets[name]).all()):
+                raise ValueError(f"the weight {name!r} holds NaN or infinity")
+            targets[name].masked_fill_(~mask.to(targets[name].device), 0)
+    return masked
