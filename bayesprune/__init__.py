@@ -16,6 +16,9 @@ _HOME = {
     "bayesprune.likelihoods": ("classify", "regress"),
     "bayesprune.fitting": ("fit",),
     "bayesprune.prediction": ("Prediction", "predict"),
+    "bayesprune.saliency": ("magnitude", "random", "snr"),
+    "bayesprune.reporting": ("Report", "report"),
+    "bayesprune.sparse": ("BSR", "CSR", "Dense", "FileError", "Plan", "export", "load", "plan", "save"),
     "bayesprune.masking": ("BudgetWarning", "EmptyLayerWarning", "masks"),
     "bayesprune.schedules": ("Callback", "Cubic"),
 }

@@ -1,6 +1,6 @@
 """Complete Pyro models: a Bayesian net and what its output says about the data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -13,13 +13,13 @@ from bayesprune.observations import CategoricalObservation, NormalObservation, O
 __all__ = ["SupervisedModel", "call", "classify", "regress"]
 
 
-def call(bnet: Any, x: Any, *lead: Any) -> Any:
-    """``bnet(*lead, x)``, where a tuple or list is several inputs and a mapping is keyword inputs."""
+def call(net: Callable[..., Any], x: Any) -> Any:
+    """``net(x)``, where a tuple or list is several inputs and a mapping is keyword inputs."""
     if isinstance(x, Mapping):
-        return bnet(*lead, **x)
+        return net(**x)
     if isinstance(x, (tuple, list)):
-        return bnet(*lead, *x)
-    return bnet(*lead, x)
+        return net(*x)
+    return net(x)
 
 
 class SupervisedModel(nn.Module):

@@ -1,11 +1,13 @@
 """The posterior predictive, and where its uncertainty comes from."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 
 from bayesprune.likelihoods import call
@@ -83,23 +85,10 @@ def predict(
     observation = bnet.observation
     if not isinstance(observation, (CategoricalObservation, NormalObservation)):
         raise ValueError("what the net's output means is not known: make a model with bp.classify or bp.regress first")
-    check_masks(bnet, masks or {})
-    if isinstance(loader, Iterator):
-        loader = list(loader)
-    outputs, targets = [], None
-    with evaluating(bnet), torch.random.fork_rng(enabled=seed is not None):
+    with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        for _ in range(draws):
-            weights = bnet.draw()
-            for name, mask in (masks or {}).items():
-                weights[name] = weights[name] * mask
-            output, y = run_over(bnet, weights, loader)
-            if targets is not None and y is not None and not torch.equal(targets, y):
-                raise ValueError("the loader's order changes from one pass to the next: make one with shuffle=False")
-            outputs.append(output)
-            targets = y
-    stacked = torch.stack(outputs)
+        stacked, targets = draw_outputs(bnet, loader, draws, masks or {})
     if isinstance(observation, CategoricalObservation):
         probs = stacked.softmax(-1)
         mean = probs.mean(0)
@@ -109,17 +98,41 @@ def predict(
     return Prediction(stacked.mean(0), stacked, spread, torch.full_like(spread, observation.noise**2), targets)
 
 
-def run_over(bnet: BayesianNet, weights: Mapping[str, Tensor], loader: Iterable[Any]) -> tuple[Tensor, Tensor | None]:
-    """The net's outputs on ``weights``, and the targets where batches have them, over a whole data set."""
+@torch.no_grad()
+def draw_outputs(
+    bnet: BayesianNet, loader: Iterable[Any], draws: int, masks: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """The net's outputs on each of several posterior draws, (draws, examples, …), and the targets.
+
+    Raises:
+        ValueError: masks that do not fit, no data, or a loader whose order changes from pass to pass.
+    """
+    check_masks(bnet, masks)
+    if isinstance(loader, Iterator):
+        loader = list(loader)
+    outputs, targets = [], None
+    with evaluating(bnet):
+        for _ in range(draws):
+            weights = bnet.draw()
+            for name, mask in masks.items():
+                weights[name] = weights[name] * mask
+            output, y = run_over(partial(bnet.run, weights), loader, next(iter(weights.values())).device)
+            if targets is not None and y is not None and not torch.equal(targets, y):
+                raise ValueError("the loader's order changes from one pass to the next: make one with shuffle=False")
+            outputs.append(output)
+            targets = y
+    return torch.stack(outputs), targets
+
+
+def run_over(forward: Callable[..., Any], loader: Iterable[Any], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """``forward``'s outputs over a whole data set, and the targets where batches have them, both on ``device``."""
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
-    where = next(iter(weights.values())).device
     for batch in loader:
         *x, y = batch if isinstance(batch, (tuple, list)) and len(batch) > 1 else (batch, None)
-        inputs = [t.to(where) if isinstance(t, Tensor) else t for t in (x[0] if isinstance(x[0], (tuple, list)) else x)]
-        outputs.append(call(bnet.run, inputs, weights))
+        outputs.append(call(forward, send_to_device(x[0] if len(x) == 1 else tuple(x), device)))
         if y is not None:
-            targets.append(y.to(where))
+            targets.append(y.to(device))
     if not outputs:
         raise ValueError("the loader holds no batches")
     return torch.cat(outputs), torch.cat(targets) if targets else None
