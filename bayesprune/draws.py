@@ -8,7 +8,7 @@ remembered. So unmodified modules run on it, and no layer needs a Bayesian twin.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from bayesprune.local import COMPOSITE, LOCAL, flipout, local
+from bayesprune.local import COMPOSITE, LOCAL, AddNoise, flipout, local
 
 __all__ = ["Estimator", "GaussianDraw", "SecondUseError", "plain", "sampling"]
 
@@ -40,10 +40,13 @@ class _Root:
     value: Tensor | None = None
     estimator: Estimator = "weight"
     uses: int | None = None  # counted inside `sampling` alone
+    sampled: bool = False  # whether activations were sampled in its stead
+    graph: bool = field(default_factory=torch.is_grad_enabled)
 
     def materialise(self) -> Tensor:
         if self.value is None:
-            self.value = self.loc + self.var.sqrt() * torch.randn_like(self.loc)
+            with torch.set_grad_enabled(self.graph):  # a first look under no_grad must not cost later ones the gradient
+                self.value = AddNoise.apply(self.loc, self.var, torch.randn_like(self.loc))
         return self.value
 
     def use(self) -> None:
@@ -51,6 +54,13 @@ class _Root:
             self.uses += 1
             if self.uses > 1 and self.estimator != "weight":
                 raise SecondUseError(self)
+
+
+def _refuse(grad: Tensor) -> None:
+    raise RuntimeError(
+        "a gradient reached a Gaussian draw below torch's function protocol, where it would be lost (a scripted module "
+        "or a custom autograd.Function does this); build the net with estimator='weight'"
+    )
 
 
 class GaussianDraw(Tensor):
@@ -80,9 +90,13 @@ class GaussianDraw(Tensor):
         _root: _Root | None = None,
         _redo: Callable[[Tensor], Tensor] = lambda value: value,
     ) -> "GaussianDraw":
+        trained = loc.requires_grad or var.requires_grad
         self = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, loc.shape, dtype=loc.dtype, device=loc.device, requires_grad=loc.requires_grad
+            cls, loc.shape, dtype=loc.dtype, device=loc.device, requires_grad=trained
         )
+        if trained:
+            with torch._C.DisableTorchFunctionSubclass():
+                self.register_hook(_refuse)
         self.loc, self.var, self._redo = loc, var, _redo
         self._root = _Root(loc, var) if _root is None else _root
         return self
@@ -121,11 +135,6 @@ class GaussianDraw(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                f"{func} reached a Gaussian draw below torch's function protocol, where its gradient would be lost "
-                "(a scripted or compiled module does this); build the net with estimator='weight'"
-            )
         return func(*plain(args), **plain(kwargs or {}))
 
 
@@ -141,13 +150,20 @@ def _lazies(tree: Any) -> list[GaussianDraw]:
 
 
 @contextmanager
-def sampling(draws: Iterable[tuple[GaussianDraw, Estimator]]) -> Iterator[None]:
-    """For one forward pass, sample each draw by its estimator and count its uses.
+def sampling(draws: Iterable[tuple[GaussianDraw, Estimator]], again: bool = False) -> Iterator[None]:
+    """For one forward pass, or a part of it ``again``, sample each draw by its estimator and count its uses.
 
     Raises:
         SecondUseError: from inside the pass, where a draw with estimator "local" or "flipout" is used twice.
     """
-    roots = [(draw._root, estimator) for draw, estimator in draws]
+    roots = []
+    for draw, estimator in draws:
+        root = draw._root
+        if estimator != "local":
+            known = root.value is not None and not again
+            root.materialise()  # here, not where it is used: that may be recomputed
+            estimator = "weight" if known else estimator
+        roots.append((root, estimator))
     for root, estimator in roots:
         root.estimator, root.uses = estimator, 0
     try:
@@ -162,6 +178,11 @@ def uses(draw: GaussianDraw) -> int:
     return draw._root.uses or 0
 
 
+def sampled(draw: GaussianDraw) -> bool:
+    """Whether activations were sampled in place of the draw."""
+    return draw._root.sampled
+
+
 def _sampled(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """Sample the activations, if the weight is lazy, wants that, and the input is no draw itself."""
     call = LOCAL[func](args, kwargs)
@@ -169,13 +190,15 @@ def _sampled(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     if not isinstance(weight, GaussianDraw) or isinstance(call.x, GaussianDraw):
         return None
     root = weight._root
-    if root.estimator == "weight" or root.value is not None:
+    if root.estimator == "weight" or (root.estimator == "local" and root.value is not None):
         return None
     root.use()
+    root.sampled = True
     if isinstance(bias, GaussianDraw):
         bias._root.use()
     if root.estimator == "local":
         if isinstance(bias, GaussianDraw) and bias._root.estimator == "local" and bias._root.value is None:
+            bias._root.sampled = True
             return local(call, weight.loc, weight.var, bias.loc, bias.var)
         return local(call, weight.loc, weight.var, plain(bias), None)
     return flipout(call, weight.loc, weight.value() - weight.loc, plain(bias))
@@ -188,9 +211,11 @@ _Rule = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Gaussian
 
 def _view(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> GaussianDraw | None:
     """The same entries elsewhere: transposed, reshaped, sliced, cast."""
-    draw, rest = args[0], args[1:]
-    if not isinstance(draw, GaussianDraw) or _lazies((rest, kwargs)):
+    if not args or not isinstance(args[0], GaussianDraw) or _lazies((args[1:], kwargs)):
         return None
+    draw, rest = args[0], args[1:]
+    if func is Tensor.view and any(isinstance(a, torch.dtype) for a in (*rest, *kwargs.values())):
+        return None  # the same bits read as other numbers
     if func is Tensor.__getitem__ and not _basic(rest[0]):
         return None  # an index tensor may take one entry twice
 

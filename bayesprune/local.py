@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["COMPOSITE", "LOCAL", "Product", "flipout", "local"]
+__all__ = ["COMPOSITE", "LOCAL", "AddNoise", "Product", "flipout", "local"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Product:
     signs: Callable[[Tensor], list[int]]
 
 
-class _AddNoise(torch.autograd.Function):
+class AddNoise(torch.autograd.Function):
     """``mean + √var · noise``, whose gradient is 0, not NaN, where the variance is 0."""
 
     generate_vmap_rule = True
@@ -62,7 +62,7 @@ def local(call: Product, loc: Tensor, var: Tensor, bias_loc: Tensor | None, bias
     """
     mean = call.apply(call.x, loc, bias_loc, 1)
     variance = call.apply(call.x.square(), var, bias_var, 2)
-    return _AddNoise.apply(mean, variance, torch.randn_like(mean))
+    return AddNoise.apply(mean, variance, torch.randn_like(mean))
 
 
 def flipout(call: Product, loc: Tensor, delta: Tensor, bias: Tensor | None) -> Tensor:
@@ -104,9 +104,7 @@ def _layer(function: Callable[..., Tensor], rank: int) -> Reader:
         def apply(x: Tensor, w: Tensor, b: Tensor | None, power: int) -> Tensor:
             return function(x, w, b, *args[3:], **named)
 
-        batched = x.dim() > (rank + 1 if rank else 1)
-        channel = -1 if rank == 0 else -1 - rank
-        return Product(x, weight, bias, apply, _axes(0, channel) if batched else _axes(channel))
+        return Product(x, weight, bias, apply, _axes(0, -1 - rank))  # unbatched, axis 0 holds the channels itself
 
     return read
 

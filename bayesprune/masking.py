@@ -67,8 +67,8 @@ def masks(
     """
     if (keep is None) == (snr is None):
         raise ValueError("masks needs exactly one of keep= (a fraction) and snr= (a threshold)")
+    check_keep(1.0 if keep is None else keep, scope)
     if keep is not None:
-        check_keep(keep, scope)
         kept = select(bnet, saliency(bnet), keep, scope)
         _warn_of_budget(bnet, kept, keep)
     else:
@@ -85,7 +85,7 @@ def masks(
                 f"nothing of {name!r} is kept: no signal passes it; keep more, or give it a budget of its own "
                 "with scope='layer'",
                 EmptyLayerWarning,
-                stacklevel=2,
+                stacklevel=3,  # past no_grad's own frame
             )
     return result
 
@@ -95,6 +95,9 @@ def select(bnet: BayesianNet, scores: Mapping[str, Tensor], keep: float, scope: 
 
     Groups that tie (an infinite signal-to-noise ratio, say) are ranked by their mean square.
     """
+    for joined in bnet.fates():  # one score for one decision, whatever the saliency
+        shared = torch.stack([scores[name] for name in joined]).mean(0)
+        scores = {**scores, **dict.fromkeys(joined, shared)}
     allowed = _allowed(bnet, scores)
     names = list(bnet.posteriors)
     if not names:
@@ -132,7 +135,8 @@ def _take(
     size = torch.cat([s.flatten() for s in sizes])
     order = torch.argsort(score, descending=True, stable=True)
     if bool(torch.isinf(score).any()):
-        means = torch.cat([s.flatten() for s, _ in (bnet.energies()[n] for n in names)])
+        energies = bnet.energies()
+        means = torch.cat([energies[n][0].flatten() for n in names]) / size
         order = torch.argsort(means, descending=True, stable=True)
         order = order[torch.argsort(score[order], descending=True, stable=True)]
     order = order[fit[order]]
@@ -161,5 +165,5 @@ def _warn_of_budget(bnet: BayesianNet, kept: Mapping[str, Tensor], keep: float) 
             "method's own threshold: cutting a finished posterior this deep costs accuracy; prune while fitting, "
             "fit(…, prune=Cubic(keep=…))",
             BudgetWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -9,11 +9,12 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayesprune.draws import Estimator, GaussianDraw, SecondUseError, plain, sampling, uses
+from bayesprune.draws import Estimator, GaussianDraw, SecondUseError, plain, sampled, sampling, uses
 from bayesprune.methods.base import Method, Posterior
+from bayesprune.recompute import recomputing
 from bayesprune.rules import posteriors_of
 from bayesprune.sites import param_site
-from bayesprune.tree import Tree
+from bayesprune.tree import Tree, put, tensors
 
 __all__ = ["BayesianNet"]
 
@@ -58,14 +59,15 @@ class BayesianNet(nn.Module):
         self.methods = {name: method for name, (method, _) in found.items()}
         self._posteriors, self._rest = Tree(), Tree()
         for name, (_, posterior) in found.items():
-            self._posteriors.put(name, posterior)
+            put(self._posteriors, name, posterior)
         for name, parameter in net.named_parameters():
             if name not in found:
                 copy = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
-                self._rest.put(name, copy)
+                put(self._rest, name, copy)
         for name, buffer in net.named_buffers():
-            self._rest.put(name, buffer.detach().clone())
+            put(self._rest, name, buffer.detach().clone())
         self._uses: dict[str, int] = {}  # how often each draw was used in the first forward pass
+        self._sampled: tuple[str, ...] = ()
 
     @property
     def net(self) -> nn.Module:
@@ -84,18 +86,16 @@ class BayesianNet(nn.Module):
 
     @property
     def sampled_locally(self) -> tuple[str, ...]:
-        """The weights whose activations are sampled in training; empty before the first training step."""
-        if self.estimator == "weight":
-            return ()
-        return tuple(name for name, n in self._uses.items() if n <= 1)
+        """The weights whose activations were sampled in the last training step; the first only counts uses."""
+        return self._sampled
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the net on weights from the prior's sites, which Pyro replays, conditions or draws."""
         values = {name: self._effective(name, posterior) for name, posterior in self.posteriors.items()}
-        for name, value in self._rest.items():
+        for name, value in tensors(self._rest):
             values[name] = param_site(name, value) if isinstance(value, nn.Parameter) else value
         draws = {n: v for n, v in values.items() if isinstance(v, GaussianDraw)}
-        if not (draws and self.training and torch.is_grad_enabled()):
+        if self.estimator == "weight" or not (draws and self.training and torch.is_grad_enabled()):
             return self.run(plain(values), *args, **kwargs)
         first = not self._uses
         how: dict[str, Estimator] = {n: self.estimator if self._uses.get(n, 2) <= 1 else "weight" for n in draws}
@@ -104,10 +104,11 @@ class BayesianNet(nn.Module):
                 result = self.run(values, *args, **kwargs)
                 seen = {name: uses(draw) for name, draw in draws.items()}
         except SecondUseError:
-            self._uses = dict.fromkeys(draws, 2)
+            self._uses, self._sampled = dict.fromkeys(draws, 2), ()
             return self.run(plain(values), *args, **kwargs)
         if first:
             self._uses = seen
+        self._sampled = tuple(name for name, draw in draws.items() if sampled(draw))
         return result
 
     def guide(self, *args: Any, **kwargs: Any) -> None:
@@ -117,7 +118,15 @@ class BayesianNet(nn.Module):
 
     def run(self, values: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """Run the net on ``values`` (parameter or buffer name → tensor), in this module's mode."""
-        with _in_mode(self.net, self.training):
+        mode = self.training
+        how = [(v, v._root.estimator) for v in values.values() if isinstance(v, GaussianDraw)]
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            with _in_mode(self.net, mode), sampling(how, again=True):
+                yield
+
+        with _in_mode(self.net, mode), recomputing(self.net, values, again):
             return functional_call(self.net, dict(values), args, kwargs)
 
     @torch.no_grad()
@@ -127,7 +136,7 @@ class BayesianNet(nn.Module):
             self.guide()
         with poutine.block(), poutine.replay(trace=trace.trace):
             values = {n: plain(self._effective(n, posterior)) for n, posterior in self.posteriors.items()}
-        return {**values, **{n: v.detach() for n, v in self._rest.items()}}
+        return {**values, **{n: v.detach() for n, v in tensors(self._rest)}}
 
     @torch.no_grad()
     def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -142,7 +151,7 @@ class BayesianNet(nn.Module):
     @torch.no_grad()
     def means(self) -> dict[str, Tensor]:
         """Every parameter and buffer by its name in the net: posterior means where there is a posterior."""
-        rest = {name: value.detach().clone() for name, value in self._rest.items()}
+        rest = {name: value.detach().clone() for name, value in tensors(self._rest)}
         return {**{name: mean.clone() for name, (mean, _) in self.moments().items()}, **rest}
 
     def energies(self) -> dict[str, tuple[Tensor, Tensor]]:

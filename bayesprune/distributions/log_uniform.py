@@ -85,20 +85,33 @@ def log_alpha(loc: Float[Tensor, "*shape"], scale: Float[Tensor, "*shape"]) -> F
     return 2 * scale.log() - (loc.square() + FLOOR).log()
 
 
+_K1, _K2, _K3 = 0.63576, 1.87320, 1.48695
+
+
+def _gate(la: Tensor) -> Tensor:
+    return torch.sigmoid(-(_K2 + _K3 * la))  # 1 − σ(k2 + k3 log α)
+
+
+def _fit_slope(la: Tensor, gate: Tensor) -> Tensor:
+    return (gate * gate).sub_(gate).mul_(_K1 * _K3).sub_(torch.sigmoid(-la), alpha=0.5)
+
+
 class _Fit(torch.autograd.Function):
     """Value and slope in one go: the chain that autograd would build costs three times as much."""
 
     @staticmethod
     def forward(ctx: Any, la: Tensor) -> Tensor:
-        k1, k2, k3 = 0.63576, 1.87320, 1.48695
-        gate = torch.sigmoid(-(k2 + k3 * la))  # 1 − σ(k2 + k3 log α)
+        gate = _gate(la)
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward((gate * gate).sub_(gate).mul_(k1 * k3).sub_(torch.sigmoid(-la), alpha=0.5))
-        return gate.mul_(k1).add_(torch.nn.functional.softplus(-la), alpha=0.5)
+            ctx.save_for_backward(la, _fit_slope(la, gate))
+        return gate.mul_(_K1).add_(torch.nn.functional.softplus(-la), alpha=0.5)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0] * ctx.saved_tensors[0]
+        la, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody wants the second derivative
+            slope = _fit_slope(la, _gate(la))
+        return grads[0] * slope
 
 
 def kl_fit(la: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -137,19 +150,29 @@ def _clenshaw(coefficients: list[float], z: Tensor) -> Tensor:
     return (z * b1).sub_(b2).add_(coefficients[0])
 
 
+def _exact_slope(u: Tensor, z: Tensor) -> Tensor:
+    return -_clenshaw(_chebyshev()[1], z) * u / (1 + 2 * u)
+
+
+def _u_and_z(la: Tensor) -> tuple[Tensor, Tensor]:
+    u = (-la).exp() * 0.5
+    return u, torch.where(u < 1e6, (u - 1) / (u + 1), 1.0)
+
+
 class _Exact(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, la: Tensor) -> Tensor:
-        u = (-la).exp() * 0.5
-        z = torch.where(u < 1e6, (u - 1) / (u + 1), 1.0)
-        value, slope = _chebyshev()
+        u, z = _u_and_z(la)
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(-_clenshaw(slope, z) * u / (1 + 2 * u))
-        return _clenshaw(value, z) + 0.5 * torch.log1p(4 * math.exp(np.euler_gamma) * u)
+            ctx.save_for_backward(la, _exact_slope(u, z))
+        return _clenshaw(_chebyshev()[0], z) + 0.5 * torch.log1p(4 * math.exp(np.euler_gamma) * u)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0] * ctx.saved_tensors[0]
+        la, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody wants the second derivative
+            slope = _exact_slope(*_u_and_z(la))
+        return grads[0] * slope
 
 
 def kl_exact(la: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

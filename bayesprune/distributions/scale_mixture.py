@@ -55,8 +55,10 @@ class ScaleMixture(dist.TorchDistribution):
         return noise * torch.where(torch.rand_like(noise) < self.fraction, self.wide, self.narrow)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        def part(scale: float, fraction: float) -> Tensor:
-            const = math.log(fraction) - math.log(scale) - 0.5 * math.log(2 * math.pi)
-            return const - 0.5 * (value / scale).square()
+        wide, narrow = _part(value, self.wide, self.fraction), _part(value, self.narrow, 1 - self.fraction)
+        return torch.logaddexp(wide, narrow)
 
-        return torch.logaddexp(part(self.wide, self.fraction), part(self.narrow, 1 - self.fraction))
+
+def _part(value: Tensor, scale: float, fraction: float) -> Tensor:
+    const = math.log(fraction) - math.log(scale) - 0.5 * math.log(2 * math.pi)
+    return const - 0.5 * (value / scale).square()
