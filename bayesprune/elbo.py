@@ -44,8 +44,12 @@ class MeanFieldELBO(ELBO):
                 kl = kl + _kl(under_q.nodes[name], site)
             else:
                 raise ValueError(f"the model samples {name!r} and the guide does not: both need the same sites")
-        self.nll, self.kl = nll.detach(), kl.detach()
-        return nll + self.temperature * kl
+        loss = nll + self.temperature * kl
+        self.nll, self.kl = (
+            nll.detach().to(loss.device),
+            kl.detach().to(loss.device),
+        )  # a half without sites is a plain 0
+        return loss
 
     @torch.no_grad()
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
@@ -54,7 +58,7 @@ class MeanFieldELBO(ELBO):
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
-        return float(loss)
+        return loss.item()
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         raise TypeError("MeanFieldELBO keeps no pair of traces; use differentiable_loss")

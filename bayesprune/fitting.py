@@ -1,14 +1,16 @@
 """The ELBO loop, on Accelerate."""
 
 import math
+import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
@@ -23,7 +25,7 @@ from bayesprune.history import Epoch, History
 from bayesprune.network import BayesianNet
 from bayesprune.schedules.base import Callback, Run
 
-__all__ = ["fit"]
+__all__ = ["check_device", "fit"]
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
@@ -72,15 +74,16 @@ def fit(
         NLL, KL and kept fraction per epoch. After Ctrl-C the fit ends with what it has, ``interrupted`` set.
 
     Raises:
-        ValueError: no batches, NaN in the data, an argument out of range, or a device that is not there.
-        FloatingPointError: the loss is no longer finite.
+        ValueError: no batches, NaN in the data, an argument out of range, a device that is not there, or a
+            ``checkpoint`` that holds something else than a checkpoint of this run.
+        FloatingPointError: the loss is no longer finite; the parameters are those before that step.
     """
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs is an integer ≥ 1, got {epochs!r}")
     if not lr > 0:
         raise ValueError(f"lr is a learning rate > 0, got {lr!r}")
     warmup = 0.4 * epochs if warmup is None else warmup
-    if warmup < 0:
+    if not warmup >= 0:
         raise ValueError(f"warmup is a number of epochs ≥ 0, got {warmup!r}")
     if isinstance(loader, Iterator):
         raise ValueError("the loader is a one-pass iterator: give a DataLoader or a list, which can be read each epoch")
@@ -88,7 +91,7 @@ def fit(
     bound: nn.Module = elbo(model, guide)
     bnet = _bayesian_net(bound, guide)
     accelerator = Accelerator(device_placement=False)
-    where = accelerator.device if accelerator.num_processes > 1 else _device(device, bnet)
+    where = accelerator.device if accelerator.num_processes > 1 else _place(device, bnet)
     bound.to(where)
     if isinstance(loader, DataLoader) and accelerator.num_processes > 1:
         loader = accelerator.prepare(loader)
@@ -101,16 +104,13 @@ def fit(
     schedule = LambdaLR(opt, lambda step: decay(min(step / run.steps, 1.0)))
     bound, opt = accelerator.prepare(bound, opt)
     history = History()
-    accelerator.register_for_checkpointing(history, schedule)
+    accelerator.register_for_checkpointing(history, schedule, _Loose(bnet, loader))
     hooks = [c for c in (prune, *callbacks) if c is not None]
     size = getattr(model, "size", None)
     done = 0
     bound.train()
-    with torch.random.fork_rng(enabled=seed is not None), _bar(progress, epochs) as show:
-        if seed is not None:
-            torch.manual_seed(seed)
-        if checkpoint is not None and Path(checkpoint).exists():
-            accelerator.load_state(str(checkpoint))
+    with _seeded(seed), _bar(progress, epochs) as show:
+        if checkpoint is not None and _load(accelerator, Path(checkpoint)):
             done = len(history.epochs)
             run.step = done * per_epoch
             show(done, history)
@@ -126,18 +126,18 @@ def fit(
                     opt.zero_grad()
                     loss = bound(*send_to_device((x, y), where))
                     n = size or _count(y) * per_epoch
+                    sums += torch.stack([elbo.nll / n, elbo.kl, torch.ones_like(elbo.kl)]).double().cpu()
+                    if not bool(torch.isfinite(sums[:2]).all()):
+                        raise FloatingPointError(
+                            f"the loss is {float(loss.detach()):g} in epoch {epoch + 1}, batch {i}: lower lr={lr:g}, "
+                            "or look at the data and the start"
+                        )
                     accelerator.backward(loss / n)
                     opt.step()
                     run.step += 1
                     schedule.step()
                     for hook in hooks:
                         hook.on_step(run)
-                    sums += torch.stack([elbo.nll / n, elbo.kl, torch.ones_like(elbo.kl)]).double().cpu()
-                    if not bool(torch.isfinite(sums[:2]).all()):
-                        raise FloatingPointError(
-                            f"the loss is {float(loss):g} in epoch {epoch + 1}, batch {i}: lower lr={lr:g}, or look "
-                            "at the data and the start"
-                        )
                 for hook in hooks:
                     hook.on_epoch(run)
                 nll, kl, _ = (sums / sums[2]).tolist()
@@ -148,7 +148,24 @@ def fit(
                     _save(accelerator, Path(checkpoint))
         except KeyboardInterrupt:
             history.interrupted = True
+        finally:
+            opt.zero_grad()  # a gradient left behind would be added to whatever trains these parameters next
     return history
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Seed torch for a block, and put every global generator back afterwards; nothing without a seed."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            if seed is not None:  # a checkpoint sets these two as well
+                random.setstate(states[0])
+                np.random.set_state(states[1])
 
 
 def _temperature(epoch: float, warmup: float) -> float:
@@ -157,29 +174,39 @@ def _temperature(epoch: float, warmup: float) -> float:
 
 
 def _bayesian_net(bound: nn.Module, guide: Any) -> BayesianNet:
+    nets = {m for m in bound.modules() if isinstance(m, BayesianNet)}
     owner = getattr(guide, "__self__", None)
-    nets = [m for m in bound.modules() if isinstance(m, BayesianNet)]
-    if not nets and isinstance(owner, BayesianNet):
-        bound.bnet = owner  # the model is a plain function: its parameters are found through the guide
-        nets = [owner]
+    if isinstance(owner, BayesianNet):
+        if not nets:
+            bound.bnet = owner  # the model is a plain function: its parameters are found through the guide
+        nets.add(owner)
     if len(nets) != 1:
         raise ValueError(
             f"fit needs a model and guide over one BayesianNet, found {len(nets)}; pass bnet.guide as the guide"
         )
-    return nets[0]
+    return nets.pop()
 
 
-def _device(device: torch.device | str | None, bnet: BayesianNet) -> torch.device:
-    if device is None:
-        return next(iter(bnet.parameters()), torch.zeros(0)).device
-    wanted = torch.device(device)
-    if wanted.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} was asked for, and this machine has no CUDA device; use device='cpu'")
+def check_device(device: torch.device | str) -> torch.device:
+    """The device, if it is there.
+
+    Raises:
+        ValueError: it is not, or the name means nothing.
+    """
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"{device!r} names no device; say cpu, cuda, cuda:1 or mps") from None
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(wanted.type, True):
+        raise ValueError(f"device {str(device)!r} was asked for, and torch finds none here; use device='cpu'")
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {device!r} was asked for, and this machine has {torch.cuda.device_count()}")
-    if wanted.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device {device!r} was asked for, and this machine has no MPS device; use device='cpu'")
+        raise ValueError(f"device {str(device)!r} was asked for, and torch finds {torch.cuda.device_count()} here")
     return wanted
+
+
+def _place(device: torch.device | str | None, bnet: BayesianNet) -> torch.device:
+    return next(iter(bnet.parameters()), torch.zeros(0)).device if device is None else check_device(device)
 
 
 def _parameter_groups(bound: nn.Module, bnet: BayesianNet, lr: float) -> list[dict[str, Any]]:
@@ -211,7 +238,7 @@ def _count(y: Any) -> int:
 
 
 def _check_batch(x: Any, i: int) -> None:
-    for tensor in x if isinstance(x, (tuple, list)) else [x]:
+    for tensor in x.values() if isinstance(x, Mapping) else x if isinstance(x, (tuple, list)) else [x]:
         if isinstance(tensor, Tensor):
             if len(tensor) == 0:
                 raise ValueError(f"batch {i} is empty")
@@ -225,18 +252,64 @@ def _kept(bnet: BayesianNet) -> float:
     return sum(k for k, _ in counts) / total if total else 1.0
 
 
+class _Loose:
+    """What a run depends on and no parameter, buffer or optimiser holds: it goes into the checkpoint too."""
+
+    def __init__(self, bnet: BayesianNet, loader: Iterable[Any]) -> None:
+        self.bnet = bnet
+        owners = [loader, getattr(loader, "sampler", None)]
+        found = [getattr(owner, "generator", None) for owner in owners]
+        self.generators = [g for g in found if isinstance(g, torch.Generator)]
+
+    def state_dict(self) -> dict[str, Any]:
+        generators = [g.get_state() for g in self.generators]
+        return {"uses": dict(self.bnet._uses), "sampled": list(self.bnet._sampled), "generators": generators}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.bnet._uses, self.bnet._sampled = dict(state["uses"]), tuple(state["sampled"])
+        for generator, value in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(value)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Where the next checkpoint is written, and where the last one waits while it is replaced."""
+    fresh, stale = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    return fresh, stale
+
+
 def _save(accelerator: Accelerator, folder: Path) -> None:
     """Replace ``folder`` by a whole new checkpoint, or leave it as it was."""
-    fresh, stale = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
-    for leftover in (fresh, stale):
-        shutil.rmtree(leftover, ignore_errors=True)
+    fresh, stale = _beside(folder)
+    if accelerator.is_main_process:
+        for leftover in (fresh, stale):
+            shutil.rmtree(leftover, ignore_errors=True)
+    accelerator.wait_for_everyone()
     accelerator.save_state(str(fresh))
+    accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if folder.exists():
             folder.rename(stale)
         fresh.rename(folder)
         shutil.rmtree(stale, ignore_errors=True)
     accelerator.wait_for_everyone()
+
+
+def _load(accelerator: Accelerator, folder: Path) -> bool:
+    """Load the checkpoint in ``folder`` if there is one, and say whether there was."""
+    fresh, stale = _beside(folder)
+    if accelerator.is_main_process and stale.exists() and fresh.exists() and not folder.exists():
+        fresh.rename(folder)  # killed between the two renames of `_save`: the new one is whole
+    accelerator.wait_for_everyone()
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    try:
+        accelerator.load_state(str(folder))
+    except Exception as error:  # whatever is wrong with a file, it is the same to the user
+        raise ValueError(
+            f"{str(folder)!r} is no checkpoint of this run, or a damaged one: give another folder, or remove it to "
+            f"start afresh ({type(error).__name__}: {error})"
+        ) from error
+    return True
 
 
 @contextmanager

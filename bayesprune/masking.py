@@ -62,8 +62,8 @@ def masks(
 
     >>> from bayesprune.methods import SparseVD
     >>> bnet = BayesianNet(torch.nn.Sequential(torch.nn.Linear(10, 10)), {"0.weight": SparseVD()})
-    >>> int(masks(bnet, keep=0.25)["0.weight"].sum())
-    25
+    >>> int(masks(bnet, keep=0.6)["0.weight"].sum())
+    60
     """
     if (keep is None) == (snr is None):
         raise ValueError("masks needs exactly one of keep= (a fraction) and snr= (a threshold)")

@@ -69,7 +69,7 @@ class NormalObservation(Observation):
     @property
     def noise(self) -> float:
         """The noise's standard deviation, in y's units."""
-        return math.exp(float(self.log_noise))
+        return math.exp(self.log_noise.item())
 
     def forward(self, output: Tensor) -> TorchDistributionMixin:
         log_noise = (

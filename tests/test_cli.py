@@ -14,8 +14,11 @@ import torch
 RUN = [sys.executable, "-c", "from bayesprune.cli import main; main()"]
 
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # tests share the machine
+
+
 def bayesprune(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*RUN, *args], cwd=cwd, capture_output=True, text=True, timeout=240)
+    return subprocess.run([*RUN, *args], cwd=cwd, env=ONE_THREAD, capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,7 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, args: list[str], says: str)
 
 
 def test_missing_data_says_what_to_put_where(tmp_path: Path) -> None:
-    env = {**os.environ, "BAYESPRUNE_DATA": str(tmp_path / "nowhere")}
+    env = {**ONE_THREAD, "BAYESPRUNE_DATA": str(tmp_path / "nowhere")}
     done = subprocess.run(
         [*RUN, "demo", "--data", "mnist"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
     )
@@ -113,7 +116,11 @@ def test_without_out_each_run_gets_a_folder_of_its_own(tmp_path: Path) -> None:
 
 def test_ctrl_c_in_the_fit_keeps_what_was_fitted(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [*RUN, "demo", "--epochs", "100000", "--out", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [*RUN, "demo", "--epochs", "100000", "--out", "run"],
+        cwd=tmp_path,
+        env=ONE_THREAD,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:

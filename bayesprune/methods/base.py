@@ -17,7 +17,7 @@ from bayesprune.patterns import Pattern
 from bayesprune.sites import param_site
 from bayesprune.weight import Weight
 
-__all__ = ["Method", "Posterior"]
+__all__ = ["Method", "Posterior", "check_start"]
 
 
 class Posterior(nn.Module, ABC):
@@ -118,3 +118,12 @@ class Method(ABC):
     @abstractmethod
     def over(self, weight: Weight) -> Posterior:
         """The posterior of ``weight``, started at its value."""
+
+
+def check_start(method: Method, start: float, clip: tuple[float, float]) -> None:
+    """Raise ``ValueError`` unless ``clip`` is a range of log σ and ``start`` lies in it."""
+    name, (low, high) = type(method).__name__, clip
+    if not low < high:
+        raise ValueError(f"{name}'s clip is a range of log σ, low < high, got clip={clip}")
+    if not low <= start <= high:
+        raise ValueError(f"{name}'s init_log_scale={start} lies outside its clip={clip}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.distributions import LazyNormal, ScaleMixture
-from bayesprune.methods.base import Method, Posterior
+from bayesprune.methods.base import Method, Posterior, check_start
 from bayesprune.patterns import Pattern, Unstructured
 from bayesprune.weight import Weight
 
@@ -44,7 +44,7 @@ class Gaussian(Method):
         prior: the prior's standard deviation (Graves 2011), or :class:`TwoScales`. With a number the KL is closed
             form, ½ (σ² + μ²)/s² − ½ − log(σ/s); with the mixture it is taken at the draw (Blundell et al., eq. 2).
         init_log_scale: log σ at the start, when μ is the trained weight.
-        clip: σ is held within exp of this range.
+        clip: σ is held within exp of this range; the start lies in it.
 
     Graves prunes by the density at 0, which is a threshold on SNR, but leaves its value open: hence none here.
 
@@ -59,8 +59,9 @@ class Gaussian(Method):
     snr_threshold: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.prior, TwoScales) and not self.prior > 0:
+        if not isinstance(self.prior, TwoScales) and not 0 < self.prior < math.inf:
             raise ValueError(f"Gaussian's prior is a standard deviation > 0 or TwoScales(…), got {self.prior!r}")
+        check_start(self, self.init_log_scale, self.clip)
 
     def over(self, weight: Weight) -> Posterior:
         return _GaussianPosterior(weight, self)

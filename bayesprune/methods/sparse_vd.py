@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.distributions import LazyNormal, LogUniform
-from bayesprune.methods.base import Method, Posterior
+from bayesprune.methods.base import Method, Posterior, check_start
 from bayesprune.patterns import Pattern, Unstructured
 from bayesprune.weight import Weight
 
@@ -26,7 +26,7 @@ class SparseVD(Method):
     Args:
         pattern: which entries are pruned together.
         init_log_scale: log σ at the start, when θ is the trained weight.
-        clip: σ is held within exp of this range; the paper's code clips log α likewise.
+        clip: σ is held within exp of this range; the paper's code clips log α likewise. The start lies in it.
         exact_kl: take the exact KL instead of the paper's sigmoid fit of it, which is off by up to 0.0094 nat
             and eight times as fast.
 
@@ -41,6 +41,9 @@ class SparseVD(Method):
     clip: tuple[float, float] = (-10.0, 2.0)
     exact_kl: bool = False
     snr_threshold: ClassVar[float | None] = math.exp(-1.5)
+
+    def __post_init__(self) -> None:
+        check_start(self, self.init_log_scale, self.clip)
 
     def over(self, weight: Weight) -> Posterior:
         return _SparseVDPosterior(weight, self)

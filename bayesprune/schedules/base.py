@@ -1,11 +1,13 @@
 """What a callback of the training loop sees."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bayesprune.masking import EmptyLayerWarning
 from bayesprune.network import BayesianNet
 
 __all__ = ["Callback", "Run"]
@@ -34,9 +36,21 @@ class Run:
 
     @torch.no_grad()
     def prune(self, kept: Mapping[str, Tensor]) -> None:
-        """Prune the net, and forget what the optimiser remembers of the weights that are gone."""
+        """Prune the net, and forget what the optimiser remembers of the weights that are gone.
+
+        Warns:
+            EmptyLayerWarning: a weight of which nothing is kept any more.
+        """
+        alive = {name for name, posterior in self.bnet.posteriors.items() if bool(posterior.kept.any())}
         self.bnet.prune(kept)
-        for posterior in self.bnet.posteriors.values():
+        for name, posterior in self.bnet.posteriors.items():
+            if name in alive and not bool(posterior.kept.any()):
+                warnings.warn(
+                    f"nothing of {name!r} is kept after step {self.step} of {self.steps}: no signal passes it; keep "
+                    "more, prune later, or give it a budget of its own with scope='layer'",
+                    EmptyLayerWarning,
+                    stacklevel=3,  # past no_grad's own frame
+                )
             masks = {posterior.layout.shape: posterior.entries(), tuple(posterior.kept.shape): posterior.kept}
             for parameter in posterior.parameters():
                 mask = masks.get(tuple(parameter.shape))
