@@ -20,7 +20,8 @@ _HOME = {
     "bayesprune.reporting": ("Report", "report"),
     "bayesprune.sparse": ("BSR", "CSR", "Dense", "FileError", "Plan", "export", "load", "plan", "save"),
     "bayesprune.masking": ("BudgetWarning", "EmptyLayerWarning", "masks"),
-    "bayesprune.schedules": ("Callback", "Cubic"),
+    "bayesprune.history": ("Epoch", "History"),
+    "bayesprune.schedules": ("Callback", "Cubic", "Run"),
 }
 _NAMES = {name: home for home, names in _HOME.items() for name in names}
 

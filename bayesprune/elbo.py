@@ -45,10 +45,7 @@ class MeanFieldELBO(ELBO):
             else:
                 raise ValueError(f"the model samples {name!r} and the guide does not: both need the same sites")
         loss = nll + self.temperature * kl
-        self.nll, self.kl = (
-            nll.detach().to(loss.device),
-            kl.detach().to(loss.device),
-        )  # a half without sites is a plain 0
+        self.nll, self.kl = (half.detach().to(loss.device) for half in (nll, kl))  # one without sites is a plain 0
         return loss
 
     @torch.no_grad()

@@ -2,7 +2,6 @@
 
 import math
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from bayesprune.checkpoints import Loose, load_checkpoint, save_checkpoint
 from bayesprune.elbo import MeanFieldELBO
 from bayesprune.history import Epoch, History
 from bayesprune.network import BayesianNet
@@ -104,13 +104,13 @@ def fit(
     schedule = LambdaLR(opt, lambda step: decay(min(step / run.steps, 1.0)))
     bound, opt = accelerator.prepare(bound, opt)
     history = History()
-    accelerator.register_for_checkpointing(history, schedule, _Loose(bnet, loader))
+    accelerator.register_for_checkpointing(history, schedule, Loose(bnet, loader))
     hooks = [c for c in (prune, *callbacks) if c is not None]
     size = getattr(model, "size", None)
     done = 0
     bound.train()
     with _seeded(seed), _bar(progress, epochs) as show:
-        if checkpoint is not None and _load(accelerator, Path(checkpoint)):
+        if checkpoint is not None and load_checkpoint(accelerator, Path(checkpoint)):
             done = len(history.epochs)
             run.step = done * per_epoch
             show(done, history)
@@ -145,7 +145,7 @@ def fit(
                 history.epochs.append(Epoch(epoch + 1, nll, kl, elbo.temperature, _kept(bnet), seconds))
                 show(epoch + 1, history)
                 if checkpoint is not None:
-                    _save(accelerator, Path(checkpoint))
+                    save_checkpoint(accelerator, Path(checkpoint))
         except KeyboardInterrupt:
             history.interrupted = True
         finally:
@@ -250,66 +250,6 @@ def _kept(bnet: BayesianNet) -> float:
     counts = [(int(p.entries().sum()), math.prod(p.layout.shape)) for p in bnet.posteriors.values()]
     total = sum(n for _, n in counts)
     return sum(k for k, _ in counts) / total if total else 1.0
-
-
-class _Loose:
-    """What a run depends on and no parameter, buffer or optimiser holds: it goes into the checkpoint too."""
-
-    def __init__(self, bnet: BayesianNet, loader: Iterable[Any]) -> None:
-        self.bnet = bnet
-        owners = [loader, getattr(loader, "sampler", None)]
-        found = [getattr(owner, "generator", None) for owner in owners]
-        self.generators = [g for g in found if isinstance(g, torch.Generator)]
-
-    def state_dict(self) -> dict[str, Any]:
-        generators = [g.get_state() for g in self.generators]
-        return {"uses": dict(self.bnet._uses), "sampled": list(self.bnet._sampled), "generators": generators}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.bnet._uses, self.bnet._sampled = dict(state["uses"]), tuple(state["sampled"])
-        for generator, value in zip(self.generators, state["generators"], strict=True):
-            generator.set_state(value)
-
-
-def _beside(folder: Path) -> tuple[Path, Path]:
-    """Where the next checkpoint is written, and where the last one waits while it is replaced."""
-    fresh, stale = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
-    return fresh, stale
-
-
-def _save(accelerator: Accelerator, folder: Path) -> None:
-    """Replace ``folder`` by a whole new checkpoint, or leave it as it was."""
-    fresh, stale = _beside(folder)
-    if accelerator.is_main_process:
-        for leftover in (fresh, stale):
-            shutil.rmtree(leftover, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(fresh))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        if folder.exists():
-            folder.rename(stale)
-        fresh.rename(folder)
-        shutil.rmtree(stale, ignore_errors=True)
-    accelerator.wait_for_everyone()
-
-
-def _load(accelerator: Accelerator, folder: Path) -> bool:
-    """Load the checkpoint in ``folder`` if there is one, and say whether there was."""
-    fresh, stale = _beside(folder)
-    if accelerator.is_main_process and stale.exists() and fresh.exists() and not folder.exists():
-        fresh.rename(folder)  # killed between the two renames of `_save`: the new one is whole
-    accelerator.wait_for_everyone()
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    try:
-        accelerator.load_state(str(folder))
-    except Exception as error:  # whatever is wrong with a file, it is the same to the user
-        raise ValueError(
-            f"{str(folder)!r} is no checkpoint of this run, or a damaged one: give another folder, or remove it to "
-            f"start afresh ({type(error).__name__}: {error})"
-        ) from error
-    return True
 
 
 @contextmanager
