@@ -11,7 +11,22 @@ __version__ = "0.1.0"
 
 _HOME = {
     "bayesprune.patterns": ("Block", "Channel", "Heads", "NM", "Pattern", "PatternError", "Unstructured"),
-    "bayesprune.methods": ("Deterministic", "Gaussian", "Method", "Posterior", "SparseVD", "TwoScales"),
+    "bayesprune.methods": (
+        "ARD",
+        "Deterministic",
+        "Gaussian",
+        "GroupVD",
+        "HardConcrete",
+        "Horseshoe",
+        "Laplace",
+        "Method",
+        "NormalJeffreys",
+        "Posterior",
+        "SparseVD",
+        "SpikeSlab",
+        "StructuredDropout",
+        "TwoScales",
+    ),
     "bayesprune.network": ("BayesianNet",),
     "bayesprune.likelihoods": ("classify", "regress"),
     "bayesprune.fitting": ("fit",),

@@ -21,7 +21,22 @@ from torch import Tensor, nn
 from bayesprune.distributions import ScaleMixture
 from bayesprune.draws import plain
 from bayesprune.elbo import MeanFieldELBO
-from bayesprune.methods import Deterministic, Gaussian, Method, Posterior, SparseVD, TwoScales
+from bayesprune.methods import (
+    ARD,
+    Deterministic,
+    Gaussian,
+    GroupVD,
+    HardConcrete,
+    Horseshoe,
+    Laplace,
+    Method,
+    NormalJeffreys,
+    Posterior,
+    SparseVD,
+    SpikeSlab,
+    StructuredDropout,
+    TwoScales,
+)
 from bayesprune.patterns import NM, Block, Channel, Heads, Pattern, Unstructured
 from bayesprune.weight import Weight
 
@@ -67,11 +82,30 @@ CASES: dict[str, Callable[[Pattern], Method]] = {
     "gaussian": lambda pattern: Gaussian(pattern, prior=0.5),
     "gaussian_two_scales": lambda pattern: Gaussian(pattern, prior=TwoScales(wide=0.7, narrow=0.05, fraction=0.4)),
     "deterministic": lambda pattern: Deterministic(pattern),
+    "ard": lambda pattern: ARD(pattern),
+    "laplace": lambda pattern: Laplace(pattern, prior=0.2),
+    "normal_jeffreys": lambda pattern: NormalJeffreys(pattern),
+    "horseshoe": lambda pattern: Horseshoe(pattern),
+    "hard_concrete": lambda pattern: HardConcrete(pattern),
+    "hard_concrete_gaussian": lambda pattern: HardConcrete(pattern, gaussian=True),
+    "spike_slab": lambda pattern: SpikeSlab(pattern),
+    "structured_dropout": lambda pattern: StructuredDropout(pattern),
+    "group_vd": lambda pattern: GroupVD(pattern),
+    "group_vd_tied": lambda pattern: GroupVD(pattern, tied=True),
     "users_own": lambda pattern: GroupScale(pattern),
 }
 
 # Nats per entry by which a published approximation of a KL may be off; every other KL is exact.
-KL_SLACK = {"sparse_vd": 0.0094}
+KL_SLACK = {"sparse_vd": 0.0094, "group_vd": 0.0094, "group_vd_tied": 0.0094, "normal_jeffreys": 0.0094}
+
+# An expected cost in the place of a KL (Louizos et al. 2018, eq. 9): tested as that.
+COSTS = {"hard_concrete", "hard_concrete_gaussian"}
+
+
+def all_or_some(case: str, nonzero: Tensor) -> bool:
+    """All of it; where a gate may be shut in a draw, some of it."""
+    return bool(nonzero.any() if case in COSTS else nonzero.all())
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -123,8 +157,9 @@ def posterior_of(case: str, place: str, repeats: int = 1) -> Posterior:
     posterior = CASES[case](pattern).over(Weight("fc.weight", weight, pattern))
     with torch.no_grad():
         for parameter in posterior.parameters():
-            noise = torch.rand(parameter.shape[0] // repeats, *parameter.shape[1:])
-            parameter += 0.2 + noise.repeat(repeats, *[1] * (parameter.dim() - 1))
+            times = repeats if parameter.shape[0] >= repeats else 1  # what all groups share does not grow
+            noise = torch.rand(parameter.shape[0] // times, *parameter.shape[1:])
+            parameter += 0.2 + noise.repeat(times, *[1] * (parameter.dim() - 1))
     return posterior
 
 
@@ -157,6 +192,18 @@ def samples(trace: Any) -> list[str]:
     return [name for name, site in trace.nodes.items() if site["type"] == "sample"]
 
 
+def shared_kl(posterior: Posterior) -> float:
+    """The KL of the sites that all groups share, such as a global scale."""
+    under_q, under_p = traced(posterior)
+    shapes = {tuple(posterior.kept.shape), posterior.layout.shape}
+    found = 0.0
+    for name in samples(under_p):
+        p, q = (t.nodes[name]["fn"] for t in (under_p, under_q))
+        if tuple(p.event_shape) not in shapes:
+            found += torch.distributions.kl_divergence(q, p).item()
+    return found
+
+
 def half(posterior: Posterior) -> Tensor:
     """Every other group."""
     kept = torch.ones_like(posterior.kept)
@@ -187,12 +234,12 @@ def test_prior_and_guide_have_the_same_sites_in_the_same_order(case: str, place:
 @every_method
 def test_prior_can_draw(case: str, place: str) -> None:
     posterior = posterior_of(case, place)
-    first, second = posterior.prior(), posterior.prior()
+    first, *others = (posterior.prior() for _ in range(20))  # a gate has two states only
     assert first.shape == PLACES[place][0]
     assert first.dtype == torch.float32
     assert bool(torch.isfinite(first).all())
     random = bool(samples(poutine.trace(posterior.prior).get_trace()))
-    assert torch.equal(first, second) != random
+    assert any(not torch.equal(first, other) for other in others) == random
 
 
 @every_method
@@ -209,6 +256,7 @@ def test_everything_stays_in_the_weights_dtype(case: str) -> None:
 @every_method
 def test_moments_are_those_of_guide_draws_through_the_prior(case: str, place: str) -> None:
     posterior = posterior_of(case, place)
+    posterior.eval()  # a relaxation is for training
     n = 1000 if place == "linear-unstructured" else 100
     with torch.no_grad():
         draws = torch.stack([draw_of(posterior) for _ in range(n)]).double()
@@ -244,6 +292,8 @@ def test_kl_is_monte_carlo_up_to_the_declared_offset(case: str, place: str) -> N
                 base = p["fn"].base_dist
                 offset += getattr(base, "kl_offset", 0.0) * math.prod(base.batch_shape)
             ratios.append(ratio)
+    if case in COSTS:
+        return
     kl, kl_error = kl_mean(posterior, n)
     error = math.hypot(statistics.stdev(ratios) / math.sqrt(n), kl_error)
     slack = KL_SLACK.get(case, 0.0) * math.prod(PLACES[place][0])
@@ -254,7 +304,9 @@ def test_kl_is_monte_carlo_up_to_the_declared_offset(case: str, place: str) -> N
 @every_method
 def test_kl_sums_over_entries(case: str) -> None:
     """A KL that is a mean by mistake is the commonest error of all: it leaves the data's half as it is."""
-    (one, error), (two, error2) = (kl_mean(posterior_of(case, "linear-unstructured", repeats=r)) for r in (1, 2))
+    posteriors = [posterior_of(case, "linear-unstructured", repeats=r) for r in (1, 2)]
+    (one, error), (two, error2) = (kl_mean(p) for p in posteriors)
+    one, two = (kl - shared_kl(p) for kl, p in zip((one, two), posteriors, strict=True))
     assert abs(two - 2 * one) <= 5 * math.hypot(2 * error, error2) + 1e-5 * abs(two)
     assert one > 1 or case == "deterministic"
 
@@ -330,7 +382,7 @@ def test_gradients_reach_every_entry_of_every_parameter(case: str, place: str) -
     for name, parameter in posterior.named_parameters():
         assert parameter.grad is not None, name
         assert bool(torch.isfinite(parameter.grad).all()), name
-        assert bool((parameter.grad != 0).all()), name
+        assert all_or_some(case, parameter.grad != 0), name
 
 
 @every_method
@@ -351,9 +403,10 @@ def test_pruned_groups_have_weight_zero_and_kept_ones_do_not(case: str, place: s
     entries = posterior.entries()
     assert entries.shape == PLACES[place][0]
     assert 0 < int(entries.sum()) < entries.numel()
-    for weight in (draw_of(posterior), posterior.effective()):
-        assert bool((weight[~entries] == 0).all())
-        assert bool((weight[entries] != 0).all())
+    for make in (lambda: draw_of(posterior), posterior.effective):
+        weights = torch.stack([make() for _ in range(40 if case in COSTS else 1)])
+        assert bool((weights[:, ~entries] == 0).all())
+        assert all_or_some(case, weights[:, entries] != 0)
 
 
 @every_place
@@ -365,10 +418,10 @@ def test_pruned_groups_have_no_kl(case: str, place: str) -> None:
     def kl(kept: Tensor) -> float:
         posterior.prune(kept)
         torch.manual_seed(1)
-        return kl_of(posterior).item()
+        return kl_of(posterior).item() - shared_kl(posterior)
 
     everything, some = torch.ones_like(posterior.kept), half(posterior)
-    assert kl(~everything) == 0
+    assert kl(~everything) == pytest.approx(0, abs=1e-5)
     whole = kl(everything)
     assert kl(some) + kl(~some) == pytest.approx(whole, rel=1e-5)
     assert kl(some) != whole or case == "deterministic"
@@ -387,7 +440,7 @@ def test_no_gradient_reaches_pruned_groups(case: str, place: str) -> None:
             continue  # shared by all groups
         assert parameter.grad is not None, name
         assert bool((parameter.grad[~mask] == 0).all()), name
-        assert bool((parameter.grad[mask] != 0).all()), name
+        assert all_or_some(case, parameter.grad[mask] != 0), name
 
 
 @every_method
@@ -487,7 +540,7 @@ def test_a_posterior_starts_at_the_weight(case: str) -> None:
     tensor = torch.randn(8, 12)
     mean, var = CASES[case](Unstructured()).over(Weight("w", tensor, Unstructured())).moments()
     assert torch.allclose(mean, tensor, rtol=1e-3)
-    assert var.max().item() < 1e-2
+    assert bool((var < 0.01 + 0.4 * tensor.square()).all())  # gates start half-way, noise much lower
 
 
 def test_thresholds_are_the_papers() -> None:

@@ -17,8 +17,6 @@ from scipy import special
 from torch import Tensor
 from torch.distributions import register_kl
 
-from bayesprune.distributions.lazy_normal import LazyNormal
-
 __all__ = ["LogUniform", "kl_exact", "kl_fit", "log_alpha"]
 
 FLOOR = 1e-16
@@ -57,7 +55,7 @@ class LogUniform(dist.TorchDistribution):
         if not low < high:
             raise ValueError(f"LogUniform needs low < high, got low={low}, high={high}")
         self.low, self.high, self.exact = low, high, exact
-        self._like = torch.empty(0) if like is None else like.detach()[..., :0]
+        self._like = torch.empty(0) if like is None else like.new_empty(0)
         super().__init__(torch.Size(shape), validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> "LogUniform":
@@ -184,7 +182,7 @@ def kl_exact(la: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return _Exact.apply(la)
 
 
-@register_kl(LazyNormal, LogUniform)
-def _kl_lazy_normal_log_uniform(q: LazyNormal, p: LogUniform) -> Tensor:
+@register_kl(dist.Normal, LogUniform)
+def _kl_normal_log_uniform(q: dist.Normal, p: LogUniform) -> Tensor:
     la = log_alpha(q.loc, q.scale)
     return kl_exact(la) if p.exact else kl_fit(la)

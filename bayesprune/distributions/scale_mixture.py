@@ -44,7 +44,7 @@ class ScaleMixture(dist.TorchDistribution):
                 f"fraction={fraction}"
             )
         self.wide, self.narrow, self.fraction = wide, narrow, fraction
-        self._like = torch.empty(0) if like is None else like.detach()[..., :0]
+        self._like = torch.empty(0) if like is None else like.new_empty(0)
         super().__init__(torch.Size(shape), validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> "ScaleMixture":

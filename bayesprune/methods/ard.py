@@ -1,0 +1,71 @@
+"""Automatic relevance determination: variational dropout with a proper prior (Kharitonov et al. 2018)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from bayesprune.distributions import LazyNormal
+from bayesprune.methods.base import Method, Posterior, check_start
+from bayesprune.patterns import Pattern, Unstructured
+from bayesprune.weight import Weight
+
+__all__ = ["ARD"]
+
+
+@dataclass(frozen=True)
+class ARD(Method):
+    """q(w) = N(μ, σ²) with the prior N(0, τ²) whose variance is the one that fits best (Kharitonov et al. 2018).
+
+    The best τ² is μ² + σ², so the KL is ½ log(1 + μ²/σ²) (eq. 8), and like variational dropout's it drives useless
+    weights to σ² ≫ μ²; but the prior is proper, which the log-uniform is not (Hron et al. 2018). Over a group of more
+    than one entry the group shares one τ², the mean of μ² + σ² over it.
+
+    Args:
+        pattern: which entries share a prior variance and are pruned together.
+        init_log_scale: log σ at the start, when μ is the trained weight.
+        clip: σ is held within exp of this range; the start lies in it.
+
+    The paper prunes as variational dropout does, at log α > 3, which is SNR < e^(−3/2) = 0.22.
+
+    >>> ARD().over(Weight("w", torch.zeros(2), Unstructured())).moments()[1]
+    tensor([0.0003, 0.0003], grad_fn=<ExpBackward0>)
+    """
+
+    pattern: Pattern = Unstructured()  # noqa: RUF009
+    init_log_scale: float = -4.0
+    clip: tuple[float, float] = (-10.0, 2.0)
+    snr_threshold: ClassVar[float | None] = math.exp(-1.5)
+
+    def __post_init__(self) -> None:
+        check_start(self, self.init_log_scale, self.clip)
+
+    def over(self, weight: Weight) -> Posterior:
+        return _ARDPosterior(weight, self)
+
+
+class _ARDPosterior(Posterior):
+    rates: ClassVar[Mapping[str, float]] = {"log_scale": 10.0}
+
+    def __init__(self, weight: Weight, method: ARD) -> None:
+        super().__init__(weight)
+        self.method = method
+        self.loc = nn.Parameter(weight.tensor.clone())
+        self.log_scale = nn.Parameter(torch.full_like(weight.tensor, method.init_log_scale))
+
+    def prior(self) -> Tensor:
+        loc, var = self.moments()
+        size = self.pattern.sizes(self.layout, loc.device)
+        tau = self.pattern.spread((self.pattern.pool(loc.square() + var, self.layout) / size).sqrt(), self.layout)
+        return self.sample(dist.Normal(torch.zeros_like(tau), tau, validate_args=False))
+
+    def guide(self) -> None:
+        self.hold("log_scale", *self.method.clip)
+        self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        return self.loc, (2 * self.log_scale).exp()

@@ -1,0 +1,127 @@
+"""L0 regularisation with hard-concrete gates (Louizos et al. 2018)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from bayesprune.distributions import LazyNormal
+from bayesprune.distributions.hard_concrete import HardConcreteGate, L0Gate
+from bayesprune.methods.base import Method, Posterior, check_start
+from bayesprune.patterns import Pattern, Unstructured
+from bayesprune.weight import Weight
+
+__all__ = ["HardConcrete"]
+
+
+@dataclass(frozen=True)
+class HardConcrete(Method):
+    """A gate per group that can be exactly 0, at a cost for each one that is not (Louizos et al. 2018).
+
+    w = z_g θ, z_g hard concrete; the KL is cost · P(z_g ≠ 0) (eq. 9), the relaxed L0 norm. θ is deterministic, as in
+    the paper, or Gaussian.
+
+    Args:
+        pattern: the groups; the paper's are input neurons and filters.
+        cost: λ, nats per open gate for the whole data set (the paper's λ/N times N).
+        init_open: P(z ≠ 0) at the start.
+        temperature: β; the paper's 2/3.
+        stretch: (γ, ζ); the paper's (−0.1, 1.1).
+        gaussian: whether θ has a posterior N(μ, σ²) under N(0, 1) rather than being deterministic.
+        init_log_scale: log σ at the start, where ``gaussian``.
+        clip: log σ is held in this range, log α in (−10, 10); the start lies in it.
+
+    The paper drops a group whose test-time gate is 0, clip(σ(log α)(ζ − γ) + γ) = 0 (eq. 13), which is no SNR: none.
+
+    >>> HardConcrete(cost=5.0).over(Weight("w", torch.ones(2), Unstructured())).inclusion()
+    tensor([0.9000, 0.9000], grad_fn=<SigmoidBackward0>)
+    """
+
+    pattern: Pattern = Unstructured()  # noqa: RUF009
+    cost: float = 1.0
+    init_open: float = 0.9
+    temperature: float = 2 / 3
+    stretch: tuple[float, float] = (-0.1, 1.1)
+    gaussian: bool = False
+    init_log_scale: float = -4.0
+    clip: tuple[float, float] = (-10.0, 2.0)
+    snr_threshold: ClassVar[float | None] = None
+
+    def __post_init__(self) -> None:
+        if not self.cost >= 0:
+            raise ValueError(f"HardConcrete's cost is in nats per open gate, ≥ 0, got {self.cost}")
+        if not 0 < self.init_open < 1 or not self.temperature > 0:
+            raise ValueError(
+                f"HardConcrete needs 0 < init_open < 1 and temperature > 0, got {self.init_open}, {self.temperature}"
+            )
+        if not self.stretch[0] < 0 or not self.stretch[1] > 1:
+            raise ValueError(f"HardConcrete's stretch is (γ, ζ) with γ < 0 and ζ > 1, got {self.stretch}")
+        check_start(self, self.init_log_scale, self.clip)
+
+    def over(self, weight: Weight) -> Posterior:
+        return (_GaussianHardConcretePosterior if self.gaussian else _HardConcretePosterior)(weight, self)
+
+
+class _HardConcretePosterior(Posterior):
+    rates: ClassVar[Mapping[str, float]] = {"log_alpha": 5.0}
+
+    def __init__(self, weight: Weight, method: HardConcrete) -> None:
+        super().__init__(weight)
+        self.method = method
+        low, high = method.stretch
+        start = math.log(method.init_open / (1 - method.init_open)) + method.temperature * math.log(-low / high)
+        self.log_alpha = nn.Parameter(weight.tensor.new_full(weight.grid, start))
+        first, _ = self._gate(self.log_alpha.detach()).moments()
+        # the posterior's mean starts at the weight
+        self.loc = nn.Parameter(weight.tensor / self.pattern.spread(first, self.layout))
+
+    def prior(self) -> Tensor:
+        z = self.sample(L0Gate(self.log_alpha.shape, self.method.cost, like=self.log_alpha), "gate")
+        return self._slab_prior() * self.pattern.spread(z, self.layout)
+
+    def guide(self) -> None:
+        self.hold("log_alpha", -10.0, 10.0)
+        self.sample(self._gate(self.param("log_alpha")), "gate")
+        self.param("loc")
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        first, second = (self.pattern.spread(m, self.layout) for m in self._gate(self.log_alpha).moments())
+        var_w = self._slab_variance()
+        return first * self.loc, second * var_w + (second - first.square()).clamp_min(0) * self.loc.square()
+
+    def inclusion(self) -> Tensor:
+        """P(z ≠ 0) of each group (eq. 12)."""
+        return self._gate(self.log_alpha).open
+
+    def _gate(self, log_alpha: Tensor) -> HardConcreteGate:
+        return HardConcreteGate(log_alpha, self.method.temperature, self.method.stretch)
+
+    def _slab_prior(self) -> Tensor:
+        return self.param("loc")
+
+    def _slab_variance(self) -> Tensor:
+        return torch.zeros_like(self.loc)
+
+
+class _GaussianHardConcretePosterior(_HardConcretePosterior):
+    rates: ClassVar[Mapping[str, float]] = {"log_alpha": 5.0, "log_scale": 10.0}
+
+    def __init__(self, weight: Weight, method: HardConcrete) -> None:
+        super().__init__(weight, method)
+        self.log_scale = nn.Parameter(torch.full_like(weight.tensor, method.init_log_scale))
+
+    def guide(self) -> None:
+        super().guide()
+        self.hold("log_scale", *self.method.clip)
+        self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
+
+    def _slab_prior(self) -> Tensor:
+        zero = self.loc.new_zeros(())
+        return self.sample(dist.Normal(zero, zero + 1, validate_args=False).expand(self.loc.shape))
+
+    def _slab_variance(self) -> Tensor:
+        return (2 * self.log_scale).exp()

@@ -1,0 +1,80 @@
+"""Group scales with a normal-Jeffreys prior (Louizos et al. 2017, BC-GNJ)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from bayesprune.distributions import LazyNormal, LogUniform
+from bayesprune.methods.base import Method, Posterior, check_start
+from bayesprune.patterns import Channel, Pattern
+from bayesprune.weight import Weight
+
+__all__ = ["NormalJeffreys"]
+
+
+@dataclass(frozen=True)
+class NormalJeffreys(Method):
+    """BC-GNJ: p(z) ∝ 1/|z| for each group, p(w | z) = N(0, z²) (Louizos et al. 2017, eq. 8-12).
+
+    Non-centred: w = z w̃ with p(w̃) = N(0, 1), q(z) = N(μ_z, σ_z²), q(w̃) = N(μ, σ²), so that the KL is variational
+    dropout's per group (eq. 10) plus a Gaussian's per weight (eq. 11). Given z the weight is Gaussian, and activations
+    are sampled.
+
+    Args:
+        pattern: the groups that share a scale; the paper's are neurons and filters.
+        init_log_scale: log σ of the weights at the start, when μ is the trained weight.
+        init_log_group: log σ_z at the start, when μ_z is 1.
+        clip: both are held within exp of this range; the starts lie in it.
+
+    The paper cuts groups by log α_z = log σ_z² − log μ_z², at a threshold read off its histogram: none here.
+
+    >>> NormalJeffreys(Channel(0)).pattern
+    Channel(axis=0)
+    """
+
+    pattern: Pattern = Channel(0)  # noqa: RUF009
+    init_log_scale: float = -4.0
+    init_log_group: float = -3.0
+    clip: tuple[float, float] = (-10.0, 2.0)
+    snr_threshold: ClassVar[float | None] = None
+
+    def __post_init__(self) -> None:
+        check_start(self, self.init_log_scale, self.clip)
+        check_start(self, self.init_log_group, self.clip)
+
+    def over(self, weight: Weight) -> Posterior:
+        return _NormalJeffreysPosterior(weight, self)
+
+
+class _NormalJeffreysPosterior(Posterior):
+    rates: ClassVar[Mapping[str, float]] = {"group_loc": 3.0, "log_group": 10.0, "log_scale": 10.0}
+
+    def __init__(self, weight: Weight, method: NormalJeffreys) -> None:
+        super().__init__(weight)
+        self.method = method
+        self.loc = nn.Parameter(weight.tensor.clone())
+        self.log_scale = nn.Parameter(torch.full_like(weight.tensor, method.init_log_scale))
+        self.group_loc = nn.Parameter(weight.tensor.new_ones(weight.grid))
+        self.log_group = nn.Parameter(torch.full_like(self.group_loc, method.init_log_group))
+
+    def prior(self) -> Tensor:
+        z = self.sample(LogUniform(self.group_loc.shape, like=self.group_loc), "z")
+        zero = self.loc.new_zeros(())
+        w = self.sample(dist.Normal(zero, zero + 1, validate_args=False).expand(self.loc.shape))
+        return w * self.pattern.spread(z, self.layout)
+
+    def guide(self) -> None:
+        self.hold("log_group", *self.method.clip)
+        self.hold("log_scale", *self.method.clip)
+        self.sample(dist.Normal(self.param("group_loc"), self.param("log_group").exp(), validate_args=False), "z")
+        self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        z = self.pattern.spread(self.group_loc, self.layout)
+        var_z = self.pattern.spread((2 * self.log_group).exp(), self.layout)
+        var_w = (2 * self.log_scale).exp()
+        return z * self.loc, z.square() * var_w + var_z * (self.loc.square() + var_w)
