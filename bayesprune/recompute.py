@@ -49,8 +49,8 @@ def recomputing(
         def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
             return torchs.checkpoint(function, *args, use_reentrant=False, preserve_rng_state=preserve)
 
-    torchs.CheckpointFunction, torchs._checkpoint_without_reentrant_generator = Redirected, again  # type: ignore
+    torchs.CheckpointFunction, torchs._checkpoint_without_reentrant_generator = Redirected, again  # type: ignore[assignment,misc]
     try:
         yield
     finally:
-        torchs.CheckpointFunction, torchs._checkpoint_without_reentrant_generator = reentrant, generator  # type: ignore
+        torchs.CheckpointFunction, torchs._checkpoint_without_reentrant_generator = reentrant, generator  # type: ignore[assignment,misc]

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pyro
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,14 +13,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import bayesprune as bp
 
 N = 12
-
-
-@pytest.fixture(autouse=True)
-def empty_store() -> Iterator[None]:
-    pyro.clear_param_store()
-    torch.manual_seed(0)
-    yield
-    assert len(pyro.get_param_store()) == 0
 
 
 def net() -> nn.Sequential:

@@ -25,14 +25,6 @@ from bayesprune.schedules import Run
 N = 48
 
 
-@pytest.fixture(autouse=True)
-def empty_store() -> Iterator[None]:
-    pyro.clear_param_store()
-    torch.manual_seed(0)
-    yield
-    assert len(pyro.get_param_store()) == 0
-
-
 def data() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(N, 1, 6, 6, generator=generator)

@@ -1,10 +1,9 @@
 """The two complete models: what they make of outputs and targets, and which targets they refuse."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -16,14 +15,6 @@ import bayesprune as bp
 from bayesprune.elbo import MeanFieldELBO
 
 SIZE = 100
-
-
-@pytest.fixture(autouse=True)
-def empty_store() -> Iterator[None]:
-    pyro.clear_param_store()
-    torch.manual_seed(0)
-    yield
-    assert len(pyro.get_param_store()) == 0
 
 
 def new(outputs: int = 3, *after: nn.Module) -> bp.BayesianNet:

@@ -6,11 +6,10 @@ import io
 import math
 import pickle
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -138,15 +137,6 @@ PLACES = {f"{kind}-{name}": (shape, p) for kind, (shape, patterns) in WEIGHTS.it
 
 every_method = pytest.mark.parametrize("case", CASES)
 every_place = pytest.mark.parametrize("place", PLACES)
-
-
-@pytest.fixture(autouse=True)
-def empty_store() -> Iterator[None]:
-    """Nothing here may leave a trace in Pyro's global store."""
-    pyro.clear_param_store()
-    torch.manual_seed(0)
-    yield
-    assert len(pyro.get_param_store()) == 0
 
 
 def posterior_of(case: str, place: str, repeats: int = 1) -> Posterior:

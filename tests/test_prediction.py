@@ -1,10 +1,9 @@
 """The posterior predictive: averages, where uncertainty comes from, masks, and one draw as one net."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import pyro
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,14 +13,6 @@ import bayesprune as bp
 from bayesprune.metrics import entropy
 
 N = 20
-
-
-@pytest.fixture(autouse=True)
-def empty_store() -> Iterator[None]:
-    pyro.clear_param_store()
-    torch.manual_seed(0)
-    yield
-    assert len(pyro.get_param_store()) == 0
 
 
 def data() -> tuple[Tensor, Tensor]:

@@ -1,10 +1,8 @@
 """Pruning while fitting: the cubic, the kept fraction, the optimiser's memory, and that nothing grows back."""
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 
-import pyro
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,14 +12,6 @@ from bayesprune.saliency import magnitude
 from bayesprune.schedules import Run
 
 N = 32
-
-
-@pytest.fixture(autouse=True)
-def empty_store() -> Iterator[None]:
-    pyro.clear_param_store()
-    torch.manual_seed(0)
-    yield
-    assert len(pyro.get_param_store()) == 0
 
 
 def data() -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import register_kl
 
+from bayesprune.distributions.prior import Prior
+
 __all__ = ["HardConcreteGate", "L0Gate"]
 
 
@@ -85,26 +87,23 @@ def _legendre() -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple((x + 1) / 2), tuple(w / 2)
 
 
-class L0Gate(dist.TorchDistribution):
+class L0Gate(Prior):
     """log p(z) = −cost · 1[z ≠ 0], up to a constant: the price of a gate that is not shut, in nats.
 
     A draw is 0 or 1, with odds e^(−cost) for 1.
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
     support = constraints.unit_interval
-    has_rsample = False
 
     def __init__(self, shape: torch.Size | tuple[int, ...], cost: float, like: Tensor | None = None) -> None:
         self.cost = cost
-        self._like = torch.empty(0) if like is None else like.new_empty(0)
-        super().__init__(torch.Size(shape), validate_args=False)
+        super().__init__(shape, like)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> "L0Gate":
-        return L0Gate(batch_shape, self.cost, self._like)
+        return L0Gate(batch_shape, self.cost, self.like)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        u = self._like.new_empty(torch.Size(sample_shape) + self.batch_shape).uniform_()
+        u = self.blank(sample_shape).uniform_()
         return (u < 1 / (1 + math.exp(self.cost))).to(u.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -17,13 +17,15 @@ from scipy import special
 from torch import Tensor
 from torch.distributions import register_kl
 
+from bayesprune.distributions.prior import Prior
+
 __all__ = ["LogUniform", "kl_exact", "kl_fit", "log_alpha"]
 
 FLOOR = 1e-16
 """Added to μ² so that log α stays finite at μ = 0 (Molchanov's code adds 1e-8 to |μ|)."""
 
 
-class LogUniform(dist.TorchDistribution):
+class LogUniform(Prior):
     """p(w) ∝ 1/|w|, uniform in log|w|, its sign a coin's (Kingma et al. 2015, sec. 3.2; Molchanov et al. 2017, eq. 4).
 
     Args:
@@ -40,9 +42,7 @@ class LogUniform(dist.TorchDistribution):
     tensor([-2.9957, -7.6009])
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
     support = constraints.real
-    has_rsample = False
 
     def __init__(
         self,
@@ -55,14 +55,13 @@ class LogUniform(dist.TorchDistribution):
         if not low < high:
             raise ValueError(f"LogUniform needs low < high, got low={low}, high={high}")
         self.low, self.high, self.exact = low, high, exact
-        self._like = torch.empty(0) if like is None else like.new_empty(0)
-        super().__init__(torch.Size(shape), validate_args=False)
+        super().__init__(shape, like)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> "LogUniform":
-        return LogUniform(batch_shape, self.low, self.high, self.exact, self._like)
+        return LogUniform(batch_shape, self.low, self.high, self.exact, self.like)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        u = self._like.new_empty(torch.Size(sample_shape) + self.batch_shape).uniform_(self.low, self.high)
+        u = self.blank(sample_shape).uniform_(self.low, self.high)
         return u.exp() * (torch.randint_like(u, 2) * 2 - 1)
 
     def log_prob(self, value: Tensor) -> Tensor:

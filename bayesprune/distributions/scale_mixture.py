@@ -1,17 +1,17 @@
 """A zero-mean mixture of a wide and a narrow Gaussian."""
 
 import math
-from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
+from bayesprune.distributions.prior import Prior
+
 __all__ = ["ScaleMixture"]
 
 
-class ScaleMixture(dist.TorchDistribution):
+class ScaleMixture(Prior):
     """p(w) = π N(0, wide²) + (1 − π) N(0, narrow²), entries independent (Blundell et al. 2015, eq. 7).
 
     Args:
@@ -26,9 +26,7 @@ class ScaleMixture(dist.TorchDistribution):
     tensor([ 0.7858, -2.1121])
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
     support = constraints.real
-    has_rsample = False
 
     def __init__(
         self,
@@ -44,14 +42,13 @@ class ScaleMixture(dist.TorchDistribution):
                 f"fraction={fraction}"
             )
         self.wide, self.narrow, self.fraction = wide, narrow, fraction
-        self._like = torch.empty(0) if like is None else like.new_empty(0)
-        super().__init__(torch.Size(shape), validate_args=False)
+        super().__init__(shape, like)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> "ScaleMixture":
-        return ScaleMixture(batch_shape, self.wide, self.narrow, self.fraction, self._like)
+        return ScaleMixture(batch_shape, self.wide, self.narrow, self.fraction, self.like)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        noise = self._like.new_empty(torch.Size(sample_shape) + self.batch_shape).normal_()
+        noise = self.blank(sample_shape).normal_()
         return noise * torch.where(torch.rand_like(noise) < self.fraction, self.wide, self.narrow)
 
     def log_prob(self, value: Tensor) -> Tensor:

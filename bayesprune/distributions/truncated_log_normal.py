@@ -9,6 +9,8 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import register_kl
 
+from bayesprune.distributions.prior import Prior
+
 __all__ = ["TruncatedLogNormal", "TruncatedLogUniform"]
 
 
@@ -79,25 +81,22 @@ class TruncatedLogNormal(dist.TorchDistribution):
         return first, second
 
 
-class TruncatedLogUniform(dist.TorchDistribution):
+class TruncatedLogUniform(Prior):
     """log θ uniform on [low, high]: p(θ) = 1/(θ (high − low)), proper."""
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012
     support = constraints.positive
-    has_rsample = False
 
     def __init__(
         self, shape: torch.Size | tuple[int, ...], low: float = -20.0, high: float = 0.0, like: Tensor | None = None
     ) -> None:
         self.low, self.high = low, high
-        self._like = torch.empty(0) if like is None else like.new_empty(0)
-        super().__init__(torch.Size(shape), validate_args=False)
+        super().__init__(shape, like)
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> "TruncatedLogUniform":
-        return TruncatedLogUniform(batch_shape, self.low, self.high, self._like)
+        return TruncatedLogUniform(batch_shape, self.low, self.high, self.like)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        return self._like.new_empty(torch.Size(sample_shape) + self.batch_shape).uniform_(self.low, self.high).exp()
+        return self.blank(sample_shape).uniform_(self.low, self.high).exp()
 
     def log_prob(self, value: Tensor) -> Tensor:
         return -value.log() - math.log(self.high - self.low)

@@ -1,16 +1,15 @@
 """Automatic relevance determination: variational dropout with a proper prior (Kharitonov et al. 2018)."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bayesprune.distributions import LazyNormal
 from bayesprune.methods.base import Method, Posterior, check_start
+from bayesprune.methods.mean_field import MeanField
 from bayesprune.patterns import Pattern, Unstructured
 from bayesprune.weight import Weight
 
@@ -45,27 +44,12 @@ class ARD(Method):
         check_start(self, self.init_log_scale, self.clip)
 
     def over(self, weight: Weight) -> Posterior:
-        return _ARDPosterior(weight, self)
+        return _ARDPosterior(weight, self.init_log_scale, self.clip)
 
 
-class _ARDPosterior(Posterior):
-    rates: ClassVar[Mapping[str, float]] = {"log_scale": 10.0}
-
-    def __init__(self, weight: Weight, method: ARD) -> None:
-        super().__init__(weight)
-        self.method = method
-        self.loc = nn.Parameter(weight.tensor.clone())
-        self.log_scale = nn.Parameter(torch.full_like(weight.tensor, method.init_log_scale))
-
+class _ARDPosterior(MeanField):
     def prior(self) -> Tensor:
         loc, var = self.moments()
         size = self.pattern.sizes(self.layout, loc.device)
         tau = self.pattern.spread((self.pattern.pool(loc.square() + var, self.layout) / size).sqrt(), self.layout)
         return self.sample(dist.Normal(torch.zeros_like(tau), tau, validate_args=False))
-
-    def guide(self) -> None:
-        self.hold("log_scale", *self.method.clip)
-        self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
-
-    def moments(self) -> tuple[Tensor, Tensor]:
-        return self.loc, (2 * self.log_scale).exp()

@@ -1,16 +1,15 @@
 """Mean-field Gaussian posteriors with Gaussian or scale-mixture prior (Graves 2011; Blundell et al. 2015)."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pyro.distributions as dist
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bayesprune.distributions import LazyNormal, ScaleMixture
+from bayesprune.distributions import ScaleMixture
 from bayesprune.methods.base import Method, Posterior, check_start
+from bayesprune.methods.mean_field import MeanField
 from bayesprune.patterns import Pattern, Unstructured
 from bayesprune.weight import Weight
 
@@ -67,14 +66,10 @@ class Gaussian(Method):
         return _GaussianPosterior(weight, self)
 
 
-class _GaussianPosterior(Posterior):
-    rates: ClassVar[Mapping[str, float]] = {"log_scale": 10.0}
-
+class _GaussianPosterior(MeanField):
     def __init__(self, weight: Weight, method: Gaussian) -> None:
-        super().__init__(weight)
+        super().__init__(weight, method.init_log_scale, method.clip)
         self.method = method
-        self.loc = nn.Parameter(weight.tensor.clone())
-        self.log_scale = nn.Parameter(torch.full_like(weight.tensor, method.init_log_scale))
 
     def prior(self) -> Tensor:
         prior, shape = self.method.prior, self.loc.shape
@@ -82,10 +77,3 @@ class _GaussianPosterior(Posterior):
             return self.sample(ScaleMixture(shape, prior.wide, prior.narrow, prior.fraction, like=self.loc))
         zero = self.loc.new_zeros(())
         return self.sample(dist.Normal(zero, zero + prior, validate_args=False).expand(shape))
-
-    def guide(self) -> None:
-        self.hold("log_scale", *self.method.clip)
-        self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
-
-    def moments(self) -> tuple[Tensor, Tensor]:
-        return self.loc, (2 * self.log_scale).exp()

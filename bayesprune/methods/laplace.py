@@ -1,15 +1,13 @@
 """Mean-field Gaussian posterior with a Laplace prior, the Bayesian lasso (Park & Casella 2008)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pyro.distributions as dist
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bayesprune.distributions import LazyNormal
 from bayesprune.methods.base import Method, Posterior, check_start
+from bayesprune.methods.mean_field import MeanField
 from bayesprune.patterns import Pattern, Unstructured
 from bayesprune.weight import Weight
 
@@ -50,22 +48,11 @@ class Laplace(Method):
         return _LaplacePosterior(weight, self)
 
 
-class _LaplacePosterior(Posterior):
-    rates: ClassVar[Mapping[str, float]] = {"log_scale": 10.0}
-
+class _LaplacePosterior(MeanField):
     def __init__(self, weight: Weight, method: Laplace) -> None:
-        super().__init__(weight)
+        super().__init__(weight, method.init_log_scale, method.clip)
         self.method = method
-        self.loc = nn.Parameter(weight.tensor.clone())
-        self.log_scale = nn.Parameter(torch.full_like(weight.tensor, method.init_log_scale))
 
     def prior(self) -> Tensor:
         zero = self.loc.new_zeros(())
         return self.sample(dist.Laplace(zero, zero + self.method.prior, validate_args=False).expand(self.loc.shape))
-
-    def guide(self) -> None:
-        self.hold("log_scale", *self.method.clip)
-        self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
-
-    def moments(self) -> tuple[Tensor, Tensor]:
-        return self.loc, (2 * self.log_scale).exp()

@@ -1,15 +1,14 @@
 """Sparse variational dropout (Molchanov et al. 2017)."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bayesprune.distributions import LazyNormal, LogUniform
+from bayesprune.distributions import LogUniform
 from bayesprune.methods.base import Method, Posterior, check_start
+from bayesprune.methods.mean_field import MeanField
 from bayesprune.patterns import Pattern, Unstructured
 from bayesprune.weight import Weight
 
@@ -49,21 +48,10 @@ class SparseVD(Method):
         return _SparseVDPosterior(weight, self)
 
 
-class _SparseVDPosterior(Posterior):
-    rates: ClassVar[Mapping[str, float]] = {"log_scale": 10.0}
-
+class _SparseVDPosterior(MeanField):
     def __init__(self, weight: Weight, method: SparseVD) -> None:
-        super().__init__(weight)
+        super().__init__(weight, method.init_log_scale, method.clip)
         self.method = method
-        self.loc = nn.Parameter(weight.tensor.clone())
-        self.log_scale = nn.Parameter(torch.full_like(weight.tensor, method.init_log_scale))
 
     def prior(self) -> Tensor:
         return self.sample(LogUniform(self.loc.shape, exact=self.method.exact_kl, like=self.loc))
-
-    def guide(self) -> None:
-        self.hold("log_scale", *self.method.clip)
-        self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
-
-    def moments(self) -> tuple[Tensor, Tensor]:
-        return self.loc, (2 * self.log_scale).exp()

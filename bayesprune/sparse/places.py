@@ -23,7 +23,7 @@ def _is_hf_conv1d(owner: nn.Module) -> bool:
     try:
         with torch.no_grad():
             return torch.allclose(owner.forward(x), F.linear(x, weight.T, bias), rtol=1e-2, atol=1e-3)
-    except Exception:
+    except (RuntimeError, TypeError, ValueError):
         return False
 
 

@@ -1,0 +1,38 @@
+"""A Gaussian for every entry: what the methods share whose posterior is N(μ, σ²) and whose priors differ."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.distributions import LazyNormal
+from bayesprune.methods.base import Posterior
+from bayesprune.weight import Weight
+
+__all__ = ["MeanField"]
+
+
+class MeanField(Posterior):
+    """q(w) = N(μ, σ²), entry by entry, from the weight itself; subclasses write the prior.
+
+    Args:
+        weight: the weight; μ starts at its value.
+        init_log_scale: log σ at the start.
+        clip: log σ is held in this range.
+    """
+
+    rates: ClassVar[Mapping[str, float]] = {"log_scale": 10.0}
+
+    def __init__(self, weight: Weight, init_log_scale: float, clip: tuple[float, float]) -> None:
+        super().__init__(weight)
+        self.clip = clip
+        self.loc = nn.Parameter(weight.tensor.clone())
+        self.log_scale = nn.Parameter(torch.full_like(weight.tensor, init_log_scale))
+
+    def guide(self) -> None:
+        self.hold("log_scale", *self.clip)
+        self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        return self.loc, (2 * self.log_scale).exp()
