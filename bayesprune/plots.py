@@ -23,21 +23,22 @@ def snr_histograms(
     Args:
         bnet: the net with its posterior.
         masks: weight name → bool; groups that are kept and groups that are not have different colours.
-        threshold: a line to draw; by default the lowest SNR that is kept anywhere.
+        threshold: a line to draw; by default the one that the methods' papers prune at, if they agree on one.
         axes: one matplotlib axes for each mask; by default a new figure.
 
     Returns:
         The figure. A group that was pruned while fitting stands at the ratio that it had when it was pruned.
     """
-    if axes is None:
-        figure = Figure(figsize=(3.4 * len(masks), 3.0), layout="constrained")
-        axes = figure.subplots(1, len(masks), squeeze=False)[0]
+    own = axes is None
+    if own:
+        axes = Figure(figsize=(3.4 * len(masks), 3.2), layout="constrained").subplots(1, len(masks), squeeze=False)[0]
     axes = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
     if len(axes) != len(masks):
         raise ValueError(f"{len(masks)} weights need as many axes, got {len(axes)}")
     parts = {name: _ratios(bnet, name, mask) for name, mask in masks.items()}
-    lowest = [float(values[kept].min()) for values, kept in parts.values() if kept.any()]
-    line = min(lowest, default=None) if threshold is None else math.log10(threshold)
+    published = {bnet.methods[name].snr_threshold for name in masks}
+    if threshold is None and len(published) == 1:
+        threshold = published.pop()
     every = np.concatenate([values for values, _ in parts.values()])
     low, high = (float(every.min()), float(every.max())) if every.size else (-1.0, 1.0)
     bins = np.linspace(low - 0.05, high + 0.05, 41)
@@ -45,8 +46,8 @@ def snr_histograms(
         colours = {"kept": (values[kept], _KEPT), "not kept": (values[~kept], _PRUNED)}
         for label, (ratios, colour) in colours.items():
             axis.hist(ratios, bins=list(bins), color=colour, label=label, alpha=0.75)
-        if line is not None:
-            axis.axvline(line, color=_LINE, linestyle="--", label=f"SNR {10**line:.2g}")
+        if threshold:
+            axis.axvline(math.log10(threshold), color=_LINE, linestyle="--", label=f"threshold {threshold:.2g}")
         axis.set_yscale("symlog", linthresh=1)
         axis.set_ylim(bottom=0)
         axis.set_xlabel("log₁₀ SNR")
@@ -54,7 +55,11 @@ def snr_histograms(
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     axes[0].set_ylabel("groups")
-    axes[0].legend(frameon=False, fontsize="small")
+    if own:
+        handles, labels = axes[0].get_legend_handles_labels()
+        axes[0].figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    else:
+        axes[0].legend(frameon=False, fontsize="small")
     return axes[0].figure
 
 
