@@ -1,7 +1,7 @@
 """A net with a posterior over its weights."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, get_args
 
 import torch
@@ -126,7 +126,9 @@ class BayesianNet(nn.Module):
             with _in_mode(self.net, mode), sampling(how, again=True):
                 yield
 
-        with _in_mode(self.net, mode), recomputing(self.net, values, again):
+        # without gradients there is no backward pass that could recompute
+        recompute = recomputing(self.net, values, again) if torch.is_grad_enabled() else nullcontext()
+        with _in_mode(self.net, mode), recompute:
             return functional_call(self.net, dict(values), args, kwargs)
 
     @torch.no_grad()

@@ -6,7 +6,6 @@ entries (``spread``), and say which groups its own rule lets stay (``keep``: all
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from math import prod
 from typing import ClassVar, Literal
 
 import torch
@@ -263,8 +262,3 @@ class NM(Pattern):
         best.scatter_(3, m.topk(self.n, dim=3).indices, True)
         kept = best.reshape(groups, out, runs * self.m, positions)[:, :, :into]
         return layout.unmatrix(kept)
-
-
-def density(mask: Bool[Tensor, "..."]) -> float:
-    """The fraction of a mask that is kept."""
-    return float(mask.sum()) / max(prod(mask.shape), 1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bayesprune.distributions import LazyNormal, LogUniform
 from bayesprune.methods.base import Method, Posterior, check_start
-from bayesprune.patterns import Block, Pattern
+from bayesprune.patterns import Pattern, Unstructured
 from bayesprune.weight import Weight
 
 __all__ = ["GroupVD"]
@@ -36,11 +36,12 @@ class GroupVD(Method):
 
     As in the unstructured case α > e³ is noise: SNR < e^(−3/2) = 0.22.
 
+    >>> from bayesprune.patterns import Block
     >>> GroupVD(Block(4, 1), tied=True).pattern
     Block(h=4, w=1)
     """
 
-    pattern: Pattern = Block(1, 1)  # noqa: RUF009
+    pattern: Pattern = Unstructured()  # noqa: RUF009
     tied: bool = False
     init_log_scale: float = -3.0
     clip: tuple[float, float] = (-10.0, 2.0)
