@@ -41,12 +41,13 @@ def masks(
     scope: Scope = "global",
     saliency: Saliency = snr_of,
 ) -> dict[str, Tensor]:
-    """Decide what stays.
+    """Decide what stays: a budget, a threshold on SNR, or else each method's own rule.
 
     Args:
         bnet: the net with its posterior. What a schedule pruned while fitting stays pruned.
         keep: the fraction of the entries of all matched weights to keep, in (0, 1], to within one group.
-        snr: keep the groups whose posterior signal-to-noise ratio is at least this. Give ``keep`` or ``snr``.
+        snr: keep the groups whose posterior signal-to-noise ratio is at least this. Without ``keep`` and ``snr``, what
+            each method's paper keeps stays: by its SNR threshold, or by gate, inclusion or scale.
         scope: whether ``keep`` is one budget for all weights together or one for each.
         saliency: what ranks groups for ``keep``.
 
@@ -54,29 +55,34 @@ def masks(
         Weight name → bool of the weight's own shape.
 
     Raises:
-        ValueError: both or none of ``keep`` and ``snr``, or one out of range.
+        ValueError: both of ``keep`` and ``snr``, one out of range, or none where a method has no rule of its own.
 
     Warns:
         EmptyLayerWarning: a weight of which nothing is kept.
-        BudgetWarning: ``keep`` is under half of what stands above the method's own threshold.
+        BudgetWarning: ``keep`` is under half of what the method's own rule keeps.
 
     >>> from bayesprune.methods import SparseVD
     >>> bnet = BayesianNet(torch.nn.Sequential(torch.nn.Linear(10, 10)), {"0.weight": SparseVD()})
     >>> int(masks(bnet, keep=0.6)["0.weight"].sum())
     60
     """
-    if (keep is None) == (snr is None):
-        raise ValueError("masks needs exactly one of keep= (a fraction) and snr= (a threshold)")
+    if keep is not None and snr is not None:
+        raise ValueError("masks takes keep= (a fraction) or snr= (a threshold), or neither, not both")
     check_keep(1.0 if keep is None else keep, scope)
     if keep is not None:
         kept = select(bnet, saliency(bnet), keep, scope)
         _warn_of_budget(bnet, kept, keep)
     else:
-        assert snr is not None
-        if not snr >= 0:
+        if snr is not None and not snr >= 0:
             raise ValueError(f"snr is a threshold ≥ 0 on the signal-to-noise ratio, got {snr!r}")
         scores = snr_of(bnet)
-        kept = {n: allowed & (scores[n] >= snr) for n, allowed in _allowed(bnet, scores).items()}
+        above = {n: s >= snr for n, s in scores.items()} if snr is not None else _by_own_rule(bnet, scores)
+        for name in scores.keys() - above.keys():
+            raise ValueError(
+                f"{type(bnet.methods[name]).__name__} over {name!r} has no rule of its own, for its paper leaves the "
+                "threshold open: say keep= (a fraction) or snr= (a threshold)"
+            )
+        kept = {n: allowed & above[n] for n, allowed in _allowed(bnet, scores).items()}
     result = {}
     for name, posterior in bnet.posteriors.items():
         result[name] = posterior.pattern.spread(kept[name], posterior.layout).clone()
@@ -109,6 +115,21 @@ def select(bnet: BayesianNet, scores: Mapping[str, Tensor], keep: float, scope: 
         stays = torch.stack([kept[name] for name in joined]).all(0)
         kept.update({name: stays.clone() for name in joined})
     return kept
+
+
+def _by_own_rule(bnet: BayesianNet, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weight name → the groups that the method's paper keeps; a weight whose method has no rule is left out."""
+    found: dict[str, Tensor] = {}
+    for name, posterior in bnet.posteriors.items():
+        threshold = bnet.methods[name].snr_threshold
+        relevant = posterior.relevant() if threshold is None else scores[name] >= threshold
+        if relevant is not None:
+            found[name] = relevant
+    for joined in bnet.fates():
+        if all(name in found for name in joined):
+            stays = torch.stack([found[name] for name in joined]).any(0)
+            found.update({name: stays.clone() for name in joined})
+    return found
 
 
 def _allowed(bnet: BayesianNet, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -149,20 +170,17 @@ def _take(
 
 
 def _warn_of_budget(bnet: BayesianNet, kept: Mapping[str, Tensor], keep: float) -> None:
-    scores = bnet.snr()
     natural = chosen = total = 0
-    for name, p in bnet.posteriors.items():
-        threshold = bnet.methods[name].snr_threshold
-        if threshold is None:
-            continue
+    for name, relevant in _by_own_rule(bnet, bnet.snr()).items():
+        p = bnet.posteriors[name]
         size = p.pattern.sizes(p.layout, p.kept.device)
-        natural += int((size * (scores[name] >= threshold)).sum())
+        natural += int((size * (relevant & p.kept)).sum())
         chosen += int((size * kept[name]).sum())
         total += int(size.sum())
     if total and chosen < 0.5 * natural:
         warnings.warn(
-            f"keep={keep:g} leaves {chosen / total:.2%} of the weights, and {natural / total:.2%} stand above the "
-            "method's own threshold: cutting a finished posterior this deep costs accuracy; prune while fitting, "
+            f"keep={keep:g} leaves {chosen / total:.2%} of the weights, and {natural / total:.2%} are kept by the "
+            "method's own rule: cutting a finished posterior this deep costs accuracy; prune while fitting, "
             "fit(…, prune=Cubic(keep=…))",
             BudgetWarning,
             stacklevel=4,

@@ -188,6 +188,15 @@ class BayesianNet(nn.Module):
             for name, (signal, noise) in self.energies().items()
         }
 
+    @torch.no_grad()
+    def inclusion(self) -> dict[str, Tensor]:
+        """Weight name → the posterior probability that a group is there; 0 where pruned.
+
+        For the methods that have one: a spike and slab, hard-concrete gates. Other weights are left out.
+        """
+        found = {name: (p.inclusion(), p.kept) for name, p in self.posteriors.items()}
+        return {name: torch.where(kept, share, 0.0) for name, (share, kept) in found.items() if share is not None}
+
     def prune(self, kept: Mapping[str, Tensor]) -> None:
         """Set which groups each posterior keeps: weight name → bool of the grid's shape."""
         for name, mask in kept.items():

@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bayesprune import NM, Block, Channel, Gaussian, Heads, SparseVD, Unstructured
+from bayesprune import (
+    NM,
+    Block,
+    Channel,
+    Gaussian,
+    HardConcrete,
+    Heads,
+    SparseVD,
+    SpikeSlab,
+    StructuredDropout,
+    Unstructured,
+)
 from bayesprune.masking import BudgetWarning, EmptyLayerWarning, check_keep, masks, select
 from bayesprune.methods import Method
 from bayesprune.network import BayesianNet
@@ -338,6 +349,38 @@ def test_a_method_without_a_threshold_warns_of_no_budget():
     assert not warned(fitted("unstructured"), keep=0.01)[BudgetWarning]
 
 
+def test_without_budget_and_threshold_each_methods_own_rule_decides():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3))
+    rules = {"0.*": SparseVD(Block(1, 2)), "1.*": SpikeSlab(), "2.*": StructuredDropout(Channel(0))}
+    bnet = BayesianNet(net, {g.replace("*", "weight"): m for g, m in rules.items()})
+    with torch.no_grad():
+        for posterior in bnet.posteriors.values():
+            for parameter in posterior.parameters():
+                parameter.add_(2 * torch.randn_like(parameter))
+    snr, logit = bnet.snr(), bnet.posteriors["1.weight"].get_parameter("logit")
+    found = masks(bnet)
+    assert torch.equal(found["0.weight"], (snr["0.weight"] >= 0.2231).repeat_interleave(2, 1))
+    assert torch.equal(found["1.weight"], logit > 0)
+    assert torch.equal(found["2.weight"], (snr["2.weight"] >= 1)[:, None].expand(3, 4))
+    assert set(bnet.inclusion()) == {"1.weight"}
+    torch.testing.assert_close(bnet.inclusion()["1.weight"], logit.detach().sigmoid())
+    bnet.prune({"1.weight": torch.zeros(4, 5, dtype=torch.bool)})
+    assert not bool(bnet.inclusion()["1.weight"].any())
+
+
+def test_heads_whose_gates_disagree_stay_by_the_methods_own_rule():
+    bnet = BayesianNet(Attention(), {"attention.*weight": HardConcrete(Heads(4))})
+    joined = bnet.fates()[0]
+    one, two = (bnet.posteriors[n].get_parameter("log_alpha").data for n in joined)
+    one[:2] = -9.0
+    two[1:3] = -9.0
+    found = masks(bnet)
+    for name in joined:
+        p = bnet.posteriors[name]
+        assert torch.equal(found[name], p.pattern.spread(torch.tensor([True, False, True, True]), p.layout))
+
+
 @pytest.fixture
 def unchecked(monkeypatch):
     """The library as users have it, without the type checks of the test run."""
@@ -348,8 +391,8 @@ def unchecked(monkeypatch):
 @pytest.mark.parametrize(
     ("kwargs", "says"),
     [
-        ({}, "exactly one of keep"),
-        ({"keep": 0.5, "snr": 0.2}, "exactly one of keep"),
+        ({}, r"Gaussian over '.*weight' has no rule of its own.*say keep="),
+        ({"keep": 0.5, "snr": 0.2}, "keep= .*snr= .*not both"),
         ({"keep": 0}, r"\(0, 1\], got 0"),
         ({"keep": 1.5}, r"\(0, 1\], got 1.5"),
         ({"keep": -0.1}, r"\(0, 1\], got -0.1"),

@@ -311,7 +311,7 @@ def test_a_draw_is_joint_pruned_and_of_the_posteriors_moments():
 # --- pruning --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", [SparseVD(Block(2, 1)), Gaussian(Channel(0)), SparseVD(exact_kl=True), Gaussian()])
+@pytest.mark.parametrize("method", [SparseVD(Block(2, 1)), Gaussian(Channel(0), prior=1.0), SparseVD(exact_kl=True), Gaussian(prior=1.0)])
 @pytest.mark.parametrize("estimator", ["local", "weight", "flipout"])
 @pytest.mark.parametrize("loss", [MeanFieldELBO, TraceMeanField_ELBO, Trace_ELBO])
 def test_what_is_pruned_is_zero_feels_no_gradient_and_costs_no_divergence(method, estimator, loss):
@@ -335,7 +335,7 @@ def test_what_is_pruned_is_zero_feels_no_gradient_and_costs_no_divergence(method
     assert bool((bnet.snr()["weight"][~posterior.kept] == 0).all())
 
 
-@pytest.mark.parametrize("method", [SparseVD(), Gaussian()])
+@pytest.mark.parametrize("method", [SparseVD(), Gaussian(prior=1.0)])
 def test_the_divergence_is_that_of_what_is_kept(method):
     torch.manual_seed(0)
     bnet = BayesianNet(nn.Linear(5, 4), {"weight": method})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.methods.base import Method, Posterior, check_start
+from bayesprune.methods.empirical import by_group
 from bayesprune.methods.mean_field import MeanField
 from bayesprune.patterns import Pattern, Unstructured
 from bayesprune.weight import Weight
@@ -49,7 +50,5 @@ class ARD(Method):
 
 class _ARDPosterior(MeanField):
     def prior(self) -> Tensor:
-        loc, var = self.moments()
-        size = self.pattern.sizes(self.layout, loc.device)
-        tau = self.pattern.spread((self.pattern.pool(loc.square() + var, self.layout) / size).sqrt(), self.layout)
+        tau = by_group(self.second_moment(), self.pattern, self.layout)
         return self.sample(dist.Normal(torch.zeros_like(tau), tau, validate_args=False))

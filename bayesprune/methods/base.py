@@ -57,6 +57,14 @@ class Posterior(nn.Module, ABC):
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of the weight under q, entry by entry, before pruning."""
 
+    def inclusion(self) -> Tensor | None:
+        """The posterior probability that a group is there, of the grid's shape, where the method has one."""
+        return None
+
+    def relevant(self) -> Tensor | None:
+        """The groups that the method's paper keeps, bool of the grid's shape, where its rule is none on SNR."""
+        return None
+
     def param(self, leaf: str) -> Tensor:
         """The parameter ``leaf`` of this posterior, announced as the param site ``<weight's name>.<leaf>``."""
         return param_site(f"{self.name}.{leaf}", self.get_parameter(leaf))
@@ -109,7 +117,8 @@ class Method(ABC):
 
     Attributes:
         pattern: which entries share a fate.
-        snr_threshold: the posterior signal-to-noise ratio under which the method's own paper prunes, or ``None``.
+        snr_threshold: the posterior signal-to-noise ratio under which the method's own paper prunes, or ``None``: see
+            :meth:`Posterior.relevant` then.
     """
 
     pattern: Pattern

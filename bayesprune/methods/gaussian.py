@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayesprune.distributions import ScaleMixture
 from bayesprune.methods.base import Method, Posterior, check_start
+from bayesprune.methods.empirical import shared
 from bayesprune.methods.mean_field import MeanField
 from bayesprune.patterns import Pattern, Unstructured
 from bayesprune.weight import Weight
@@ -40,8 +41,10 @@ class Gaussian(Method):
 
     Args:
         pattern: which entries are pruned together.
-        prior: the prior's standard deviation (Graves 2011), or :class:`TwoScales`. With a number the KL is closed
-            form, ½ (σ² + μ²)/s² − ½ − log(σ/s); with the mixture it is taken at the draw (Blundell et al., eq. 2).
+        prior: the prior's standard deviation s (Graves 2011), :class:`TwoScales`, or ``None``, which learns one s per
+            weight (empirical Bayes): the ELBO's best is s² = mean of μ² + σ² over the kept entries. With one s the
+            KL is closed form, ½ (σ² + μ²)/s² − ½ − log(σ/s); with the mixture it is taken at the draw (Blundell et
+            al., eq. 2).
         init_log_scale: log σ at the start, when μ is the trained weight.
         clip: σ is held within exp of this range; the start lies in it.
 
@@ -52,14 +55,16 @@ class Gaussian(Method):
     """
 
     pattern: Pattern = Unstructured()  # noqa: RUF009
-    prior: float | TwoScales = 1.0
+    prior: float | TwoScales | None = None
     init_log_scale: float = -4.0
     clip: tuple[float, float] = (-10.0, 2.0)
     snr_threshold: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.prior, TwoScales) and not 0 < self.prior < math.inf:
-            raise ValueError(f"Gaussian's prior is a standard deviation > 0 or TwoScales(…), got {self.prior!r}")
+        if isinstance(self.prior, (int, float)) and not 0 < self.prior < math.inf:
+            raise ValueError(
+                f"Gaussian's prior is a standard deviation > 0, TwoScales(…) or None to learn it, got {self.prior!r}"
+            )
         check_start(self, self.init_log_scale, self.clip)
 
     def over(self, weight: Weight) -> Posterior:
@@ -76,4 +81,5 @@ class _GaussianPosterior(MeanField):
         if isinstance(prior, TwoScales):
             return self.sample(ScaleMixture(shape, prior.wide, prior.narrow, prior.fraction, like=self.loc))
         zero = self.loc.new_zeros(())
-        return self.sample(dist.Normal(zero, zero + prior, validate_args=False).expand(shape))
+        s = shared(self.second_moment(), self.entries()).sqrt() if prior is None else zero + prior
+        return self.sample(dist.Normal(zero, s, validate_args=False).expand(shape))

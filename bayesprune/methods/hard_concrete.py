@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bayesprune.distributions import LazyNormal
 from bayesprune.distributions.hard_concrete import HardConcreteGate, L0Gate
 from bayesprune.methods.base import Method, Posterior, check_start
+from bayesprune.methods.empirical import shared
 from bayesprune.patterns import Pattern, Unstructured
 from bayesprune.weight import Weight
 
@@ -31,11 +32,13 @@ class HardConcrete(Method):
         init_open: P(z ≠ 0) at the start.
         temperature: β; the paper's 2/3.
         stretch: (γ, ζ); the paper's (−0.1, 1.1).
-        gaussian: whether θ has a posterior N(μ, σ²) under N(0, 1) rather than being deterministic.
+        gaussian: whether θ has a posterior N(μ, σ²) under N(0, s²) rather than being deterministic.
+        slab: s, where ``gaussian``; ``None`` learns one per weight (empirical Bayes): the ELBO's best s² is the mean of
+            μ² + σ² over the kept entries.
         init_log_scale: log σ at the start, where ``gaussian``.
         clip: log σ is held in this range, log α in (−10, 10); the start lies in it.
 
-    The paper drops a group whose test-time gate is 0, clip(σ(log α)(ζ − γ) + γ) = 0 (eq. 13), which is no SNR: none.
+    The paper drops a group whose test-time gate is 0, clip(σ(log α)(ζ − γ) + γ) = 0 (eq. 13), no threshold on SNR.
 
     >>> HardConcrete(cost=5.0).over(Weight("w", torch.ones(2), Unstructured())).inclusion()
     tensor([0.9000, 0.9000], grad_fn=<SigmoidBackward0>)
@@ -47,6 +50,7 @@ class HardConcrete(Method):
     temperature: float = 2 / 3
     stretch: tuple[float, float] = (-0.1, 1.1)
     gaussian: bool = False
+    slab: float | None = None
     init_log_scale: float = -4.0
     clip: tuple[float, float] = (-10.0, 2.0)
     snr_threshold: ClassVar[float | None] = None
@@ -58,6 +62,8 @@ class HardConcrete(Method):
             raise ValueError(
                 f"HardConcrete needs 0 < init_open < 1 and temperature > 0, got {self.init_open}, {self.temperature}"
             )
+        if self.slab is not None and not self.slab > 0:
+            raise ValueError(f"HardConcrete's slab is a standard deviation > 0 or None to learn it, got {self.slab!r}")
         if not self.stretch[0] < 0 or not self.stretch[1] > 1:
             raise ValueError(f"HardConcrete's stretch is (γ, ζ) with γ < 0 and ζ > 1, got {self.stretch}")
         check_start(self, self.init_log_scale, self.clip)
@@ -97,6 +103,11 @@ class _HardConcretePosterior(Posterior):
         """P(z ≠ 0) of each group (eq. 12)."""
         return self._gate(self.log_alpha).open
 
+    def relevant(self) -> Tensor:
+        """The test-time gate is not 0 (eq. 13)."""
+        low, high = self.method.stretch
+        return self.log_alpha.sigmoid() * (high - low) + low > 0
+
     def _gate(self, log_alpha: Tensor) -> HardConcreteGate:
         return HardConcreteGate(log_alpha, self.method.temperature, self.method.stretch)
 
@@ -120,8 +131,9 @@ class _GaussianHardConcretePosterior(_HardConcretePosterior):
         self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
 
     def _slab_prior(self) -> Tensor:
-        zero = self.loc.new_zeros(())
-        return self.sample(dist.Normal(zero, zero + 1, validate_args=False).expand(self.loc.shape))
+        zero, s = self.loc.new_zeros(()), self.method.slab
+        best = shared(self.loc.square() + self._slab_variance(), self.entries()).sqrt() if s is None else zero + s
+        return self.sample(dist.Normal(zero, best, validate_args=False).expand(self.loc.shape))
 
     def _slab_variance(self) -> Tensor:
         return (2 * self.log_scale).exp()

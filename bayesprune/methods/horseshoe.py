@@ -30,12 +30,13 @@ class Horseshoe(Method):
         pattern: the groups that share a local scale.
         global_scale: τ₀. Piironen & Vehtari: p₀/(D − p₀) · σ/√N for p₀ relevant groups of D.
         slab: c, the width of the slab; a weight far larger than it is shrunk.
+        mode_threshold: where to cut by the paper's rule, which keeps a group if the mode of its scale's posterior,
+            exp(μ − σ²) of the log-normal τ λ_g, is at least this. The paper reads it off a histogram: none by default.
         init_log_scale: log σ of w̃ at the start.
         init_log_group: the standard deviation of log λ and log τ at the start, as a log.
         clip: all log standard deviations are held in this range; the starts lie in it.
 
-    At the start λ̃ is the root mean square of the weight, and w̃ makes up the rest. The paper cuts groups by the mode of
-    the log-scale's posterior at a threshold read off its histogram: none here.
+    At the start λ̃ is the root mean square of the weight, and w̃ makes up the rest.
 
     >>> Horseshoe(Channel(1), global_scale=0.01).slab
     2.0
@@ -44,6 +45,7 @@ class Horseshoe(Method):
     pattern: Pattern = Channel(0)  # noqa: RUF009
     global_scale: float = 0.1
     slab: float = 2.0
+    mode_threshold: float | None = None
     init_log_scale: float = -3.0
     init_log_group: float = -2.0
     clip: tuple[float, float] = (-10.0, 0.5)
@@ -52,6 +54,8 @@ class Horseshoe(Method):
     def __post_init__(self) -> None:
         if not (self.global_scale > 0 and self.slab > 0):
             raise ValueError(f"Horseshoe needs global_scale > 0 and slab > 0, got {self.global_scale} and {self.slab}")
+        if self.mode_threshold is not None and not self.mode_threshold > 0:
+            raise ValueError(f"Horseshoe's mode_threshold is a scale > 0 or None, got {self.mode_threshold!r}")
         check_start(self, self.init_log_scale, self.clip)
         check_start(self, self.init_log_group, self.clip)
 
@@ -100,10 +104,22 @@ class _HorseshoePosterior(Posterior):
         var_w = (2 * self.log_scale).exp()
         return first * self.loc, second * var_w + (second - first.square()).clamp_min(0) * self.loc.square()
 
+    def relevant(self) -> Tensor | None:
+        """The mode of τ λ_g is at least ``mode_threshold``."""
+        if self.method.mode_threshold is None:
+            return None
+        mean, var = self._log_scale()
+        return (mean - var).exp() >= self.method.mode_threshold
+
+    def _log_scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of log(τ λ_g), which is normal."""
+        var = (2 * self.local_log_scale).exp() + (2 * self.global_log_scale).exp()
+        return self.local_loc + self.global_loc, var
+
     def _scale_moments(self) -> tuple[Tensor, Tensor]:
         """E[λ̃] and E[λ̃²] of each entry's group: log(τ λ) is normal, the rest is quadrature."""
-        var = (2 * self.local_log_scale).exp() + (2 * self.global_log_scale).exp()
-        u, weights = hermite(self.local_loc + self.global_loc, var.sqrt())
+        mean, var = self._log_scale()
+        u, weights = hermite(mean, var.sqrt())
         scale = self._regularised(u.exp())
         first, second = ((scale**k * weights).sum(-1) for k in (1, 2))
         return self.pattern.spread(first, self.layout), self.pattern.spread(second, self.layout)

@@ -1,5 +1,6 @@
 """Mean-field Gaussian posterior with a Laplace prior, the Bayesian lasso (Park & Casella 2008)."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,6 +8,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from bayesprune.methods.base import Method, Posterior, check_start
+from bayesprune.methods.empirical import mean_size, shared
 from bayesprune.methods.mean_field import MeanField
 from bayesprune.patterns import Pattern, Unstructured
 from bayesprune.weight import Weight
@@ -23,7 +25,8 @@ class Laplace(Method):
 
     Args:
         pattern: which entries are pruned together.
-        prior: the prior's scale b; its standard deviation is √2 b.
+        prior: the prior's scale b; its standard deviation is √2 b. ``None`` learns one b per weight (empirical Bayes):
+            the ELBO's best is b = mean of E|w| over the kept entries.
         init_log_scale: log σ at the start, when μ is the trained weight.
         clip: σ is held within exp of this range; the start lies in it.
 
@@ -34,14 +37,14 @@ class Laplace(Method):
     """
 
     pattern: Pattern = Unstructured()  # noqa: RUF009
-    prior: float = 0.1
+    prior: float | None = None
     init_log_scale: float = -4.0
     clip: tuple[float, float] = (-10.0, 2.0)
     snr_threshold: ClassVar[float | None] = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.prior < float("inf"):
-            raise ValueError(f"Laplace's prior is a scale b > 0, got {self.prior!r}")
+        if self.prior is not None and not 0 < self.prior < math.inf:
+            raise ValueError(f"Laplace's prior is a scale b > 0 or None to learn it, got {self.prior!r}")
         check_start(self, self.init_log_scale, self.clip)
 
     def over(self, weight: Weight) -> Posterior:
@@ -55,4 +58,6 @@ class _LaplacePosterior(MeanField):
 
     def prior(self) -> Tensor:
         zero = self.loc.new_zeros(())
-        return self.sample(dist.Laplace(zero, zero + self.method.prior, validate_args=False).expand(self.loc.shape))
+        prior = self.method.prior
+        b = shared(mean_size(self.loc, self.log_scale.exp()), self.entries()) if prior is None else zero + prior
+        return self.sample(dist.Laplace(zero, b, validate_args=False).expand(self.loc.shape))

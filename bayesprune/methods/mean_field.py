@@ -36,3 +36,7 @@ class MeanField(Posterior):
 
     def moments(self) -> tuple[Tensor, Tensor]:
         return self.loc, (2 * self.log_scale).exp()
+
+    def second_moment(self) -> Tensor:
+        """E w² = μ² + σ², entry by entry."""
+        return self.loc.square() + (2 * self.log_scale).exp()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bayesprune.distributions import LazyNormal, LogUniform
 from bayesprune.methods.base import Method, Posterior, check_start
+from bayesprune.methods.empirical import by_group
 from bayesprune.patterns import Channel, Pattern
 from bayesprune.weight import Weight
 
@@ -20,23 +21,25 @@ __all__ = ["NormalJeffreys"]
 class NormalJeffreys(Method):
     """BC-GNJ: p(z) ∝ 1/|z| for each group, p(w | z) = N(0, z²) (Louizos et al. 2017, eq. 8-12).
 
-    Non-centred: w = z w̃ with p(w̃) = N(0, 1), q(z) = N(μ_z, σ_z²), q(w̃) = N(μ, σ²), so that the KL is variational
+    Non-centred: w = z w̃ with p(w̃) = N(0, r²), q(z) = N(μ_z, σ_z²), q(w̃) = N(μ, σ²), so that the KL is variational
     dropout's per group (eq. 10) plus a Gaussian's per weight (eq. 11). Given z the weight is Gaussian, and activations
-    are sampled.
+    are sampled. The paper has r = 1; as p(z) has no scale, r assumes nothing. Here it is the group's √ mean (μ² + σ²),
+    at which the ELBO is greatest: a trained net then need not be rescaled before its KL is small.
 
     Args:
         pattern: the groups that share a scale; the paper's are neurons and filters.
+        log_alpha_threshold: where to cut by the paper's rule, which keeps a group if log α_z = log σ_z² − log μ_z² is
+            at most this. The paper reads it off a histogram: none by default.
         init_log_scale: log σ of the weights at the start, when μ is the trained weight.
         init_log_group: log σ_z at the start, when μ_z is 1.
         clip: both are held within exp of this range; the starts lie in it.
-
-    The paper cuts groups by log α_z = log σ_z² − log μ_z², at a threshold read off its histogram: none here.
 
     >>> NormalJeffreys(Channel(0)).pattern
     Channel(axis=0)
     """
 
     pattern: Pattern = Channel(0)  # noqa: RUF009
+    log_alpha_threshold: float | None = None
     init_log_scale: float = -4.0
     init_log_group: float = -3.0
     clip: tuple[float, float] = (-10.0, 2.0)
@@ -63,8 +66,8 @@ class _NormalJeffreysPosterior(Posterior):
 
     def prior(self) -> Tensor:
         z = self.sample(LogUniform(self.group_loc.shape, like=self.group_loc), "z")
-        zero = self.loc.new_zeros(())
-        w = self.sample(dist.Normal(zero, zero + 1, validate_args=False).expand(self.loc.shape))
+        r = by_group(self.loc.square() + (2 * self.log_scale).exp(), self.pattern, self.layout)
+        w = self.sample(dist.Normal(torch.zeros_like(r), r, validate_args=False))
         return w * self.pattern.spread(z, self.layout)
 
     def guide(self) -> None:
@@ -78,3 +81,9 @@ class _NormalJeffreysPosterior(Posterior):
         var_z = self.pattern.spread((2 * self.log_group).exp(), self.layout)
         var_w = (2 * self.log_scale).exp()
         return z * self.loc, z.square() * var_w + var_z * (self.loc.square() + var_w)
+
+    def relevant(self) -> Tensor | None:
+        """log α_z is at most ``log_alpha_threshold``."""
+        if self.method.log_alpha_threshold is None:
+            return None
+        return 2 * (self.log_group - self.group_loc.abs().log()) <= self.method.log_alpha_threshold

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bayesprune.distributions import LazyNormal
 from bayesprune.distributions.weighted import Weighted
 from bayesprune.methods.base import Method, Posterior, check_start
+from bayesprune.methods.empirical import shared
 from bayesprune.patterns import Pattern, Unstructured
 from bayesprune.weight import Weight
 
@@ -31,13 +32,14 @@ class SpikeSlab(Method):
     Args:
         pattern: the groups that are in or out together.
         inclusion: p, the prior probability that a group is in.
-        slab: s, the slab's standard deviation.
+        slab: s, the slab's standard deviation; ``None`` learns one per weight (empirical Bayes): the ELBO's best s² is
+            the mean of μ² + σ² over the kept entries, each counted by its π.
         temperature: of the relaxation, in training.
         init_inclusion: π at the start.
         init_log_scale: log σ at the start, when μ is the trained weight.
         clip: log σ is held in this range; the start lies in it.
 
-    The paper keeps groups of π > ½, the median probability model, which is no SNR: none.
+    The paper keeps groups of π > ½, the median probability model, which is no threshold on SNR.
 
     >>> SpikeSlab(inclusion=0.1).over(Weight("w", torch.ones(2), Unstructured())).inclusion()
     tensor([0.9000, 0.9000], grad_fn=<SigmoidBackward0>)
@@ -45,7 +47,7 @@ class SpikeSlab(Method):
 
     pattern: Pattern = Unstructured()  # noqa: RUF009
     inclusion: float = 0.1
-    slab: float = 1.0
+    slab: float | None = None
     temperature: float = 0.5
     init_inclusion: float = 0.9
     init_log_scale: float = -4.0
@@ -56,8 +58,10 @@ class SpikeSlab(Method):
         for name in ("inclusion", "init_inclusion"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"SpikeSlab's {name} is a probability in (0, 1), got {getattr(self, name)}")
-        if not (self.slab > 0 and self.temperature > 0):
-            raise ValueError(f"SpikeSlab needs slab > 0 and temperature > 0, got {self.slab} and {self.temperature}")
+        if not ((self.slab is None or self.slab > 0) and self.temperature > 0):
+            raise ValueError(
+                f"SpikeSlab needs slab > 0 or None, and temperature > 0, got {self.slab} and {self.temperature}"
+            )
         check_start(self, self.init_log_scale, self.clip)
 
     def over(self, weight: Weight) -> Posterior:
@@ -78,9 +82,9 @@ class _SpikeSlabPosterior(Posterior):
     def prior(self) -> Tensor:
         p = self.method.inclusion
         gate = self.sample(self._gate(torch.full_like(self.logit, math.log(p / (1 - p)))), "gate")
-        zero = self.loc.new_zeros(())
-        slab = dist.Normal(zero, zero + self.method.slab, validate_args=False).expand(self.loc.shape)
-        w = self.sample(Weighted(slab, self._share(self.logit)))
+        zero, share = self.loc.new_zeros(()), self._share(self.logit)
+        slab = dist.Normal(zero, self._slab(share), validate_args=False).expand(self.loc.shape)
+        w = self.sample(Weighted(slab, share))
         return w * self.pattern.spread(gate, self.layout)
 
     def guide(self) -> None:
@@ -98,6 +102,15 @@ class _SpikeSlabPosterior(Posterior):
     def inclusion(self) -> Tensor:
         """π of each group."""
         return self.logit.sigmoid()
+
+    def relevant(self) -> Tensor:
+        """π > ½."""
+        return self.logit > 0
+
+    def _slab(self, share: Tensor) -> Tensor:
+        if self.method.slab is not None:
+            return share.new_tensor(self.method.slab)
+        return shared(self.loc.square() + (2 * self.log_scale).exp(), share * self.entries()).sqrt()
 
     def _share(self, logit: Tensor) -> Tensor:
         return self.pattern.spread(logit.sigmoid(), self.layout)
