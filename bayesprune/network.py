@@ -137,7 +137,7 @@ class BayesianNet(nn.Module):
         with poutine.block(), poutine.trace() as trace:
             self.guide()
         with poutine.block(), poutine.replay(trace=trace.trace):
-            values = {n: plain(self._effective(n, posterior)) for n, posterior in self.posteriors.items()}
+            values = {n: plain(self._effective(n, posterior)).detach() for n, posterior in self.posteriors.items()}
         return {**values, **{n: v.detach() for n, v in tensors(self._rest)}}
 
     @torch.no_grad()

@@ -311,7 +311,9 @@ def test_a_draw_is_joint_pruned_and_of_the_posteriors_moments():
 # --- pruning --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", [SparseVD(Block(2, 1)), Gaussian(Channel(0), prior=1.0), SparseVD(exact_kl=True), Gaussian(prior=1.0)])
+@pytest.mark.parametrize(
+    "method", [SparseVD(Block(2, 1)), Gaussian(Channel(0), prior=1.0), SparseVD(exact_kl=True), Gaussian(prior=1.0)]
+)
 @pytest.mark.parametrize("estimator", ["local", "weight", "flipout"])
 @pytest.mark.parametrize("loss", [MeanFieldELBO, TraceMeanField_ELBO, Trace_ELBO])
 def test_what_is_pruned_is_zero_feels_no_gradient_and_costs_no_divergence(method, estimator, loss):

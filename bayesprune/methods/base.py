@@ -76,11 +76,11 @@ class Posterior(nn.Module, ABC):
         """
         name = f"{self.name}.{leaf}" if leaf else self.name
         if not bool(self.kept.all()):
-            shape = tuple(fn.batch_shape)
-            if shape == self.layout.shape:
-                fn = fn.mask(self.entries())
-            elif shape == tuple(self.kept.shape):
+            shape, entries, groups = tuple(fn.batch_shape), self.layout.shape, tuple(self.kept.shape)
+            if shape == groups and (leaf or groups != entries):  # the weight's own site is entry by entry
                 fn = fn.mask(self.kept)
+            elif shape == entries:
+                fn = fn.mask(self.entries())
         return pyro.sample(name, fn.to_event(len(fn.batch_shape)))
 
     def hold(self, leaf: str, low: float, high: float) -> None:
