@@ -54,6 +54,41 @@ def demo(
     print(f"load it: python -c \"import bayesprune as bp; print(bp.load('{folder}/model.safetensors'))\"")
 
 
+@app.command()
+def bench(
+    model: Annotated[Path | None, typer.Argument(help="A saved model, to time against its dense self.")] = None,
+    example: Annotated[str | None, typer.Option(help="With a model: the shape of its input, as 64x1x28x28.")] = None,
+    shape: Annotated[list[str], typer.Option(help="Outputs x inputs of a weight; may be given again.")] = [  # noqa: B006
+        "768x768",
+        "3072x768",
+        "4096x4096",
+    ],
+    tokens: Annotated[list[int], typer.Option(min=1, help="Rows of x.")] = [256],  # noqa: B006
+    sparsity: Annotated[list[float], typer.Option(min=0, help="Fraction that is gone, in [0, 1).")] = [0.9],  # noqa: B006
+    block: Annotated[list[str], typer.Option(help="Outputs x inputs of a block; 1x1 is CSR.")] = ["16x16"],  # noqa: B006
+    bits: Annotated[int | None, typer.Option(help="8 for integer weights.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch and of our kernel.")] = 1,
+    rivals: Annotated[bool, typer.Option(help="Time torch's sparse paths, scipy and ONNX Runtime too.")] = True,
+    budget: Annotated[float, typer.Option(min=0.01, help="Seconds per setting.")] = 1.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")] = False,
+) -> None:
+    """Time sparse products against dense ones on this machine, in turns.
+
+    Example: bayesprune bench --shape 4096x4096 --tokens 256 --sparsity 0.9 --block 16x1
+    """
+    from bayesprune.sparse import benchmark
+
+    if model is not None:
+        if example is None:
+            raise ValueError("say the shape of the model's input: --example 64x784")
+        found = benchmark.of_model(model, benchmark.sizes(example, "--example"), threads, budget)
+    else:
+        settings = benchmark.settings(shape, tokens, sparsity, block, bits, dtype, threads)
+        found = benchmark.of_products(settings, rivals, budget)
+    print(found.json() if json else found, end="" if json else "\n")
+
+
 def main() -> None:
     """Run the command line: errors a person can mend are one line on stderr and exit code 2."""
     try:

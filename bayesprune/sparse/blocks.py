@@ -1,5 +1,7 @@
 """Which block shapes a mask fills: what BSR can store with little padding."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool
@@ -50,13 +52,15 @@ def filled(mask: Bool[Tensor, "out in"]) -> dict[tuple[int, int], float]:
     return shares
 
 
-def block_shapes(mask: Bool[Tensor, "out in"], least: float = 0.9) -> list[BSR]:
+def block_shapes(
+    mask: Bool[Tensor, "out in"], least: float = 0.9, fits: Callable[[int, int], bool] = lambda h, w: True
+) -> list[BSR]:
     """Up to three block shapes that the mask fills to ``least``: the largest, the largest square, the tallest column.
 
     >>> [str(block) for block in block_shapes(torch.ones(16, 16, dtype=torch.bool))]
     ['BSR(16, 16)', 'BSR(16, 1)']
     """
-    fit = [shape for shape, share in filled(mask).items() if share >= least]
+    fit = [shape for shape, share in filled(mask).items() if share >= least and fits(*shape)]
     choices = (
         max(fit, key=lambda s: (s[0] * s[1], s[0]), default=None),
         max((s for s in fit if s[0] == s[1]), default=None),

@@ -6,22 +6,24 @@ from torch import Tensor, nn
 
 from bayesprune.sparse.choices import Plan
 from bayesprune.sparse.formats import Dense, Format, SparseWeight
-from bayesprune.sparse.linear import SparseLinear
+from bayesprune.sparse.fuse import fuse
 from bayesprune.sparse.masked import masked_copy
-from bayesprune.sparse.places import linear_weight
+from bayesprune.sparse.places import packed_layer, weight_matrix
 from bayesprune.sparse.plan import forced_formats, make_plan
 
 __all__ = ["export", "swap"]
 
 
-def swap(net: nn.Module, path: str, packed: SparseWeight, kernel: str, trained: bool = True) -> nn.Module:
-    """Put a :class:`SparseLinear` in the place of the linear layer ``path``, with its bias and mode.
+def swap(
+    net: nn.Module, path: str, packed: SparseWeight, kernel: str, trained: bool = True, activation: str = ""
+) -> nn.Module:
+    """Put a packed layer in the place of the linear layer or convolution ``path``, with its bias and mode.
 
     In place; returns the net, which is the new layer itself where ``path`` is empty.
     """
     old = net.get_submodule(path)
-    new = SparseLinear(packed, old._parameters["bias"], kernel).train(old.training)
-    new.values.requires_grad_(trained)
+    new = packed_layer(old, packed, kernel, activation).train(old.training)
+    new.values.requires_grad_(trained and new.values.is_floating_point())
     if not path:
         return new
     parent, _, leaf = path.rpartition(".")
@@ -40,8 +42,9 @@ def export(
 ) -> nn.Module:
     """A copy of ``net`` in eval mode that computes with ``means * masks``, packed where that is faster.
 
-    What cannot run packed (the plan says which, and why) stays masked dense in its own module; fine-tuning such a
-    weight fills its zeros again. An infinite input meets no masked weight here, where ``inf * 0`` is NaN.
+    A ReLU or GELU right after a packed layer of an ``nn.Sequential`` is worked out in it, and an ``nn.Identity`` takes
+    its place. What cannot run packed (the plan says which, and why) stays masked dense in its own module; fine-tuning
+    such a weight fills its zeros again. An infinite input meets no masked weight here, where ``inf * 0`` is NaN.
 
     Args:
         net: the dense net; it is copied and not touched.
@@ -72,7 +75,8 @@ def export(
     for name, choice in plan.choices.items():
         if not isinstance(choice.format, Dense):
             weight = masked.get_parameter(name)
-            kept = linear_weight(masked, name, masks[name].to(weight.device))
-            packed = choice.format.pack(linear_weight(masked, name, weight.detach()), kept)
+            kept = weight_matrix(masked, name, masks[name].to(weight.device))
+            packed = choice.format.pack(weight_matrix(masked, name, weight.detach()), kept)
             masked = swap(masked, name.rpartition(".")[0], packed, choice.kernel, weight.requires_grad)
+    fuse(masked, example)
     return masked

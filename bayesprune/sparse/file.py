@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from bayesprune.layout import layout_of
 from bayesprune.sparse.convert import swap
 from bayesprune.sparse.formats import SparseWeight
+from bayesprune.sparse.fuse import silence
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.linear import SparseLinear
 from bayesprune.sparse.manifest import FileError, Manifest, SparseEntry, TensorEntry, sha256
+from bayesprune.sparse.places import conv_geometry
 from bayesprune.sparse.rebuild import CannotRebuildError, build, describe
 from bayesprune.sparse.storage import Stored, restore, store
 
@@ -112,7 +114,7 @@ def save(sparse: nn.Module, path: str | PathLike[str]) -> None:
         like = stored.dtype, stored.shape, stored.how, block, parts
         entries[name] = TensorEntry(kind, *like, x.requires_grad, _is_channels_last(x))
     layers = {
-        at: SparseEntry(m.format, m.kernel, (m.out_features, m.in_features))
+        at: SparseEntry(m.format, m.kernel, (m.out_features, m.in_features), m.activation)
         for at, m in sparse.named_modules(remove_duplicate=False)
         if isinstance(m, SparseLinear)
     }
@@ -167,13 +169,17 @@ def _restored(manifest: Manifest, buffers: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def _features(net: nn.Module, path: str) -> tuple[int, int] | None:
-    """``(out, in)`` of the linear layer ``path``; None where there is none."""
+    """``(out, in)`` of the layer ``path`` as a matrix; None where there is none."""
     try:
         module = net.get_submodule(path)
     except AttributeError:
         return None
     if isinstance(module, SparseLinear):
         return module.out_features, module.in_features
+    if conv_geometry(module) is not None:
+        weight = module._parameters["weight"]
+        assert weight is not None
+        return weight.shape[0], weight[0].numel()
     weight = module._parameters.get("weight")
     if weight is None or weight.dim() != 2 or "bias" not in module._parameters:
         return None
@@ -185,13 +191,13 @@ def _swap_in(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) 
     for path, entry in manifest.sparse.items():
         found = _features(net, path)
         if found != entry.shape:
-            raise FileError(f"the file has a linear layer {path!r} of (out, in) = {entry.shape}, the net has {found}")
+            raise FileError(f"the file has a layer {path!r} of (out, in) = {entry.shape}, the net has {found}")
         prefix = f"{path}." if path else ""
-        missing = [name for name in ("values", "crow", "col") if prefix + name not in tensors]
+        wanted = ("values", "crow", "col", *(("scale",) if getattr(entry.format, "bits", None) else ()))
+        missing = [name for name in wanted if prefix + name not in tensors]
         if missing:
             raise FileError(f"the packed layer {path!r} lacks {', '.join(missing)}")
-        values, crow, col = (tensors[prefix + name].detach() for name in ("values", "crow", "col"))
-        packed = SparseWeight(entry.format, entry.shape, values, crow, col)
+        packed = SparseWeight(entry.format, entry.shape, *(tensors[prefix + name].detach() for name in wanted))
         try:
             entry.format.check(packed)
         except ValueError as error:
@@ -200,7 +206,9 @@ def _swap_in(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) 
         if kernel not in KERNELS:
             kernel = "reference"
             warnings.warn(f"{path}: no kernel {entry.kernel!r} here; {kernel!r} runs, and is slow", stacklevel=3)
-        net = swap(net, path, packed, kernel)
+        net = swap(net, path, packed, kernel, activation=entry.activation)
+        if entry.activation:
+            silence(net, path, entry.activation)
     return net
 
 

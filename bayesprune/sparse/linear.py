@@ -21,6 +21,7 @@ class SparseLinear(nn.Module):
         packed: the weight, ``(out, in)``.
         bias: ``(out,)`` or None.
         kernel: a name from ``bayesprune.sparse.kernels.KERNELS``.
+        activation: applied to the result: ``"relu"``, ``"gelu"``, ``"gelu_tanh"`` or ``""`` for none.
 
     >>> from bayesprune.sparse import CSR
     >>> packed = CSR().pack(torch.eye(3), torch.eye(3, dtype=torch.bool))
@@ -28,16 +29,21 @@ class SparseLinear(nn.Module):
     tensor([1., 2., 3.], grad_fn=...)
     """
 
-    def __init__(self, packed: SparseWeight, bias: Tensor | None, kernel: str = "reference") -> None:
+    scale: Tensor | None
+
+    def __init__(
+        self, packed: SparseWeight, bias: Tensor | None, kernel: str = "reference", activation: str = ""
+    ) -> None:
         super().__init__()
         self.out_features, self.in_features = packed.shape
         self.format: Format = packed.format
-        self.kernel = kernel
+        self.kernel, self.activation = kernel, activation
         self.values = nn.Parameter(packed.values.detach(), requires_grad=packed.values.is_floating_point())
         self.crow: Tensor
         self.col: Tensor
         self.register_buffer("crow", packed.crow)
         self.register_buffer("col", packed.col)
+        self.register_buffer("scale", packed.scale)
         if bias is None or isinstance(bias, nn.Parameter):
             self.register_parameter("bias", bias)
         else:
@@ -46,7 +52,8 @@ class SparseLinear(nn.Module):
     @property
     def sparse_weight(self) -> SparseWeight:
         """The packed weight over the layer's own memory."""
-        return SparseWeight(self.format, (self.out_features, self.in_features), self.values, self.crow, self.col)
+        shape = (self.out_features, self.in_features)
+        return SparseWeight(self.format, shape, self.values, self.crow, self.col, self.scale)
 
     @property
     def weight(self) -> Tensor:
@@ -55,22 +62,28 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` is ``(*lead, in)``; returns ``(*lead, out)``."""
-        if x.dtype != self.values.dtype and not x.is_meta and torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.values.dtype)
-        return self.format.linear(x, self.sparse_weight, self.bias, self.kernel)
+        own = self.values.dtype if self.scale is None else None
+        if own and x.dtype != own and not x.is_meta and torch.is_autocast_enabled(x.device.type):
+            x = x.to(own)
+        return self.format.linear(x, self.sparse_weight, self.bias, self.kernel, self.activation)
 
     def extra_repr(self) -> str:
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"format={self.format}, kernel={self.kernel!r}, stored={self.values.numel()}"
+            + (f", activation={self.activation!r}" if self.activation else "")
         )
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):  # type: ignore[no-untyped-def]
         """As usual, but indices that point outside the weight are refused before they are copied."""
-        new = [state_dict.get(prefix + name, getattr(self, name)) for name in ("values", "crow", "col")]
+        values, crow, col = new = [
+            state_dict.get(prefix + name, getattr(self, name)) for name in ("values", "crow", "col")
+        ]
         if all(a.shape == b.shape for a, b in zip(new, (self.values, self.crow, self.col), strict=True)):
             try:
-                self.format.check(SparseWeight(self.format, (self.out_features, self.in_features), *new))
+                scale = None if self.scale is None else state_dict.get(prefix + "scale", self.scale)
+                shape = (self.out_features, self.in_features)
+                self.format.check(SparseWeight(self.format, shape, values, crow, col, scale))
             except ValueError as error:
                 errors.append(f"{prefix.rstrip('.')}: {error}")
                 return

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.sparse.formats import FORMATS, Format
+from bayesprune.sparse.kernels.base import ACTIVATIONS
 
 __all__ = ["VERSION", "FileError", "Manifest", "SparseEntry", "TensorEntry", "sha256"]
 
@@ -75,15 +76,18 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class SparseEntry:
-    """A layer that runs packed: its format, kernel and shape ``(out, in)``."""
+    """A layer that runs packed: its format, kernel, shape ``(out, in)`` and activation."""
 
     format: Format
     kernel: str
     shape: tuple[int, int]
+    activation: str = ""
 
     def write(self) -> dict[str, object]:
         sizes = list(asdict(self.format).values())  # type: ignore[call-overload]
-        return {"format": [type(self.format).__name__, *sizes], "kernel": self.kernel, "shape": list(self.shape)}
+        name = type(self.format).__name__
+        shape = list(self.shape)
+        return {"format": [name, *sizes], "kernel": self.kernel, "shape": shape, "activation": self.activation}
 
     @classmethod
     def read(cls, entry: object, where: str) -> "SparseEntry":
@@ -99,7 +103,10 @@ class SparseEntry:
             form = FORMATS[name](*sizes)
         except (TypeError, ValueError) as error:
             raise FileError(f"the manifest is malformed: {where}: {error}") from error
-        return cls(form, _take(entry, "kernel", str, where), (shape[0], shape[1]))
+        activation = _take(entry, "activation", str, where)
+        if activation not in ACTIVATIONS:
+            raise FileError(f"{where} has the activation {activation!r}, which this version does not know: upgrade")
+        return cls(form, _take(entry, "kernel", str, where), (shape[0], shape[1]), activation)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,12 @@ from torch import Tensor, nn
 
 from bayesprune.layout import layout_of
 from bayesprune.sparse.checks import run_example, shared_names
+from bayesprune.sparse.conv import SparseConv2d
+from bayesprune.sparse.formats import SparseWeight
+from bayesprune.sparse.geometry import Geometry
+from bayesprune.sparse.linear import SparseLinear
 
-__all__ = ["linear_weight", "observe", "obstacle"]
+__all__ = ["conv_geometry", "observe", "obstacle", "packed_layer", "weight_matrix"]
 
 _READS_ITS_CHILDREN = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
@@ -29,6 +33,27 @@ def _is_hf_conv1d(owner: nn.Module) -> bool:
 
 def _computes_linear(owner: nn.Module) -> bool:
     return (isinstance(owner, nn.Linear) and type(owner).forward is nn.Linear.forward) or _is_hf_conv1d(owner)
+
+
+def conv_geometry(owner: nn.Module) -> Geometry | None:
+    """How ``owner`` walks over its input, where it is an ``nn.Conv2d`` that can run packed."""
+    if not isinstance(owner, nn.Conv2d) or type(owner).forward is not nn.Conv2d.forward:
+        return None
+    if owner.padding_mode != "zeros" or isinstance(owner.padding, str):
+        return None
+    pairs = ((size[0], size[1]) for size in (owner.kernel_size, owner.stride, owner.padding, owner.dilation))
+    kernel, stride, padding, dilation = pairs
+    return Geometry(kernel, stride, padding, dilation, owner.groups)
+
+
+def packed_layer(owner: nn.Module, packed: SparseWeight, kernel: str, activation: str = "") -> SparseLinear:
+    """What takes the place of ``owner``, a linear layer or a convolution, with its bias."""
+    bias, geometry = owner._parameters["bias"], conv_geometry(owner)
+    if geometry is not None:
+        return SparseConv2d(packed, bias, geometry, kernel, activation)
+    if isinstance(owner, SparseConv2d):
+        return SparseConv2d(packed, bias, owner.geometry, kernel, activation)
+    return SparseLinear(packed, bias, kernel, activation)
 
 
 def obstacle(net: nn.Module, name: str, called: Mapping[str, torch.Size]) -> str | None:
@@ -55,7 +80,7 @@ def obstacle(net: nn.Module, name: str, called: Mapping[str, torch.Size]) -> str
             return f"{type(above).__name__} reads this weight itself"
     if leaf != "weight":
         return f"{leaf} of {kind} is not the weight of a linear layer"
-    if not _computes_linear(owner):
+    if not _computes_linear(owner) and conv_geometry(owner) is None:
         return f"{kind} has no sparse kernel"
     if not net.get_parameter(name).is_floating_point():
         return f"weights of {net.get_parameter(name).dtype} have no sparse kernel"
@@ -70,8 +95,10 @@ def obstacle(net: nn.Module, name: str, called: Mapping[str, torch.Size]) -> str
     return None
 
 
-def linear_weight(net: nn.Module, name: str, x: Tensor) -> Tensor:
-    """View ``x``, of the shape of the linear weight ``name``, as ``(out, in)``."""
+def weight_matrix(net: nn.Module, name: str, x: Tensor) -> Tensor:
+    """``x``, of the shape of the weight ``name``, as ``(out, in)``; of a convolution ``(out, rows · columns · in)``."""
+    if conv_geometry(net.get_submodule(name.rpartition(".")[0])) is not None:
+        return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1)
     return layout_of(net, name).matrix(x)[0, :, :, 0]
 
 

@@ -14,7 +14,7 @@ from bayesprune.sparse.formats import CSR, Dense, Format
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.linear import SparseLinear
 from bayesprune.sparse.masked import masked_copy
-from bayesprune.sparse.places import linear_weight, observe, obstacle
+from bayesprune.sparse.places import conv_geometry, observe, obstacle, packed_layer, weight_matrix
 from bayesprune.sparse.race import race
 
 __all__ = ["forced_formats", "make_plan", "plan"]
@@ -43,15 +43,28 @@ def forced_formats(names: Mapping[str, object], formats: Mapping[str, Format] | 
     return forced
 
 
+def _formats(owner: nn.Module, mask: Tensor) -> list[Format]:
+    """What the mask of a weight, as a matrix, can be packed as."""
+    if not isinstance(owner, nn.Conv2d):
+        return [CSR(), *block_shapes(mask)]
+    channels, outputs = owner.in_channels // owner.groups, owner.out_channels // owner.groups
+    return [*block_shapes(mask, fits=lambda h, w: channels % w == 0 and outputs % h == 0)]
+
+
 def _sparse_layers(dense: nn.Module, weight: Tensor, mask: Tensor, formats: list[Format]) -> dict[str, SparseLinear]:
-    """A layer for each format and each kernel that supports it, by label."""
+    """A layer for each format and each kernel that takes it, by label."""
     layers = {}
-    shape = (weight.shape[0], weight.shape[1])
+    geometry = conv_geometry(dense)
     for form in formats:
         packed = form.pack(weight, mask)
-        kernels = [k for k in KERNELS.values() if k.supports(packed.values, shape)]
+        values, shape = packed.values, packed.shape
+        if geometry is None:
+            kernels = [k for k in KERNELS.values() if k.takes(values, shape, weight.dtype)]
+        else:
+            channels = shape[1] // (geometry.kernel[0] * geometry.kernel[1])
+            kernels = [k for k in KERNELS.values() if k.takes_conv(values, weight.dtype, geometry, channels)]
         for kernel in [k for k in kernels if not k.fallback] or kernels:
-            layers[f"{form} {kernel.name}"] = SparseLinear(packed, dense._parameters["bias"], kernel.name)
+            layers[f"{form} {kernel.name}"] = packed_layer(dense, packed, kernel.name)
     return layers
 
 
@@ -62,20 +75,28 @@ def _times(ratio: float) -> str:
 def _timed_choice(net: nn.Module, name: str, mask: Tensor, called: torch.Size, forced: Format | None) -> Choice:
     path = name.rpartition(".")[0]
     owner, parameter = net.get_submodule(path), net.get_parameter(name)
-    weight, kept2d = linear_weight(net, name, parameter.detach()), linear_weight(net, name, mask)
-    formats = [forced] if forced else [CSR(), *block_shapes(kept2d)]
+    weight, kept2d = weight_matrix(net, name, parameter.detach()), weight_matrix(net, name, mask)
+    formats = [forced] if forced else _formats(owner, kept2d)
     layers = _sparse_layers(owner, weight, kept2d, [f for f in formats if not isinstance(f, Dense)])
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(called, generator=generator).to(parameter.device, parameter.dtype)
+    if conv_geometry(owner) is not None and x.dim() == 4:
+        x = x.contiguous(memory_format=torch.channels_last)  # as the layer before hands it on, packed or not
     runners = {"dense": partial(owner, x)} | {label: partial(layer, x) for label, layer in layers.items()}
     with torch.no_grad():
         seconds = race(runners, device=parameter.device)
     ratios = {label: seconds["dense"] / seconds[label] for label in layers}
     best = max(ratios, key=ratios.__getitem__, default="dense")
-    tokens = called[:-1].numel()
-    at = f"at {tokens} token{'s' * (tokens != 1)}"
+    if conv_geometry(owner) is None:
+        tokens = called[:-1].numel()
+        at = f"at {tokens} token{'s' * (tokens != 1)}"
+    else:
+        tokens = called[:-3].numel()
+        at = f"at {tokens} image{'s' * (tokens != 1)} of {called[-2]}×{called[-1]}"
     if forced or ratios.get(best, 0) >= _MARGIN:
-        reason = f"{best}: {_times(ratios[best])} dense {at}, measured" if best in ratios else "dense: asked for"
+        kept = int(mask.count_nonzero()) / mask.numel()
+        share = f", {ratios[best] * kept:.0%} of the ideal" if best in ratios else ""
+        reason = f"{best}: {_times(ratios[best])} dense {at}, measured{share}" if best in ratios else "dense: asked for"
     else:
         reason = f"dense: fastest measured {at} ({best}: {_times(ratios[best])})"
         best = "dense"
@@ -112,8 +133,14 @@ def make_plan(
     for name, mask in masks.items():
         parameter = net.get_parameter(name)
         why = obstacle(net, name, called)
-        if why is None and bool(mask.all()) and name not in forced:
-            why = "the mask keeps everything"
+        owner = net.get_submodule(name.rpartition(".")[0])
+        if why is None and conv_geometry(owner) is not None and isinstance(forced.get(name), CSR):
+            why = f"{type(owner).__name__} has no sparse kernel for CSR"
+        if why is None and name not in forced:
+            if bool(mask.all()):
+                why = "the mask keeps everything"
+            elif not _formats(owner, weight_matrix(net, name, mask)):
+                why = f"the mask fills no block that {type(owner).__name__} can run packed"
         if why is None:
             shape = called[name.rpartition(".")[0]]
             choices[name] = _timed_choice(net, name, mask.to(parameter.device), shape, forced.get(name))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bayesprune.sparse.conv import SparseConv2d
 from bayesprune.sparse.linear import SparseLinear
 
 __all__ = ["CannotRebuildError", "build", "describe"]
@@ -105,7 +106,13 @@ def _read_arguments(module: nn.Module) -> Node:
 
 def describe_node(module: nn.Module) -> Node:
     """One module as JSON, its children within it; :func:`describe` also tries the way back."""
-    if isinstance(module, SparseLinear):  # rebuilt dense, then swapped
+    if isinstance(module, SparseConv2d):  # rebuilt dense, then swapped
+        g = module.geometry
+        sizes = {"in_channels": module.in_channels, "out_channels": module.out_channels, "groups": g.groups}
+        pairs = {"kernel_size": g.kernel, "stride": g.stride, "padding": g.padding, "dilation": g.dilation}
+        args = {**sizes, **{name: list(pair) for name, pair in pairs.items()}, "bias": module.bias is not None}
+        return {"class": "Conv2d", "args": args}
+    if isinstance(module, SparseLinear):
         sizes = {"in_features": module.in_features, "out_features": module.out_features}
         return {"class": "Linear", "args": {**sizes, "bias": module.bias is not None}}
     kind = type(module)

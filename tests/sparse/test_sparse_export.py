@@ -122,7 +122,7 @@ def test_outputs_are_those_of_the_masked_dense_net(kind, forced, random_masks, m
 @pytest.mark.parametrize(
     ("kind", "weight", "why"),
     [
-        ("conv", "0.weight", "Conv2d has no sparse kernel"),
+        ("conv", "0.weight", "the mask fills no block that Conv2d"),
         ("attention", "in_proj_weight", "in_proj_weight of MultiheadAttention"),
         ("attention", "out_proj.weight", "MultiheadAttention reads this weight itself"),
         ("encoder layer", "linear1.weight", "TransformerEncoderLayer reads this weight itself"),

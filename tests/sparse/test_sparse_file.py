@@ -210,9 +210,9 @@ def test_the_users_own_net_is_loaded_into_a_skeleton(tmp_path, random_masks):
 @pytest.mark.parametrize(
     ("skeleton", "message"),
     [
-        (lambda: Mine(16), r"linear layer 'back' of \(out, in\) = \(24, 32\), the net has \(24, 16\)"),
-        (lambda: nn.Linear(3, 3), "linear layer 'back' .* the net has None"),
-        (lambda: mlp(), "linear layer 'back'"),
+        (lambda: Mine(16), r"layer 'back' of \(out, in\) = \(24, 32\), the net has \(24, 16\)"),
+        (lambda: nn.Linear(3, 3), "layer 'back' .* the net has None"),
+        (lambda: mlp(), "layer 'back'"),
     ],
 )
 def test_a_skeleton_that_does_not_fit(skeleton, message, tmp_path, random_masks):

@@ -139,7 +139,7 @@ def test_forcing_what_cannot_run_sparse_warns(random_masks):
     net = nn.Sequential(nn.Conv2d(2, 4, 3))
     with pytest.warns(UserWarning, match="Conv2d has no sparse kernel"):
         made = plan(net, random_masks(net), example=torch.randn(1, 2, 5, 5), formats={"0*": CSR()})
-    assert made["0.weight"].reason == "masked dense: Conv2d has no sparse kernel; CSR was asked for"
+    assert made["0.weight"].reason == "masked dense: Conv2d has no sparse kernel for CSR; CSR was asked for"
 
 
 def test_formats_that_do_not_fit(random_masks):

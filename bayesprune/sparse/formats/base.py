@@ -23,9 +23,9 @@ class Format(ABC):
 
     @abstractmethod
     def linear(
-        self, x: Shaped[Tensor, "..."], packed: "SparseWeight", bias: Tensor | None, kernel: str
+        self, x: Shaped[Tensor, "..."], packed: "SparseWeight", bias: Tensor | None, kernel: str, activation: str = ""
     ) -> Shaped[Tensor, "..."]:
-        """``x @ weight.T + bias`` by the kernel of that name."""
+        """``activation(x @ weight.T + bias)`` by the kernel of that name."""
 
     @abstractmethod
     def to_torch(self, packed: "SparseWeight") -> Tensor:
@@ -40,15 +40,21 @@ class Format(ABC):
         """The bytes of the values and indices, before packing."""
 
     def __str__(self) -> str:
-        sizes = ", ".join(str(size) for size in asdict(self).values())  # type: ignore[call-overload]
+        given = asdict(self)  # type: ignore[call-overload]
+        bits = given.pop("bits", None)
+        sizes = ", ".join([*map(str, given.values()), *([f"bits={bits}"] if bits else [])])
         return f"{type(self).__name__}({sizes})" if sizes else type(self).__name__
+
+    def __repr__(self) -> str:
+        return f"{self}" if "(" in f"{self}" else f"{self}()"
 
 
 @dataclass(frozen=True, eq=False)
 class SparseWeight:
     """A masked weight ``(out, in)`` in plain buffers: ``values``, and the int32 indices ``crow`` and ``col``.
 
-    ``values`` is ``(nnz,)`` for CSR, ``(nnz, h, w)`` for BSR, ``(out, in)`` for dense, which has no indices.
+    ``values`` is ``(nnz,)`` for CSR, ``(nnz, w, h)`` for BSR, which keeps each block input by input, and ``(out, in)``
+    for dense, which has no indices. Where values are integers, ``scale`` holds what 1 stands for, output by output.
 
     >>> from bayesprune.sparse import CSR
     >>> CSR().pack(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[True, False], [True, True]])).col
@@ -60,21 +66,22 @@ class SparseWeight:
     values: Shaped[Tensor, "..."]
     crow: Int32[Tensor, " rows"]
     col: Int32[Tensor, " nnz"]
+    scale: Float[Tensor, " out"] | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the values and indices."""
-        return sum(t.numel() * t.element_size() for t in (self.values, self.crow, self.col))
+        """Bytes of the values, indices and scales."""
+        return sum(t.nbytes for t in (self.values, self.crow, self.col, self.scale) if t is not None)
 
     def dense(self) -> Shaped[Tensor, "out in"]:
         """The dense weight."""
         return self.format.unpack(self)
 
     def linear(
-        self, x: Shaped[Tensor, "..."], bias: Tensor | None = None, kernel: str = "reference"
+        self, x: Shaped[Tensor, "..."], bias: Tensor | None = None, kernel: str = "reference", activation: str = ""
     ) -> Shaped[Tensor, "..."]:
-        """``x @ weight.T + bias`` by the kernel of that name."""
-        return self.format.linear(x, self, bias, kernel)
+        """``activation(x @ weight.T + bias)`` by the kernel of that name."""
+        return self.format.linear(x, self, bias, kernel, activation)
 
     def to_torch(self) -> Tensor:
         """torch's own sparse tensor over the same memory. Raises ``ValueError`` where torch cannot hold it."""

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from bayesprune.sparse.formats.base import Format, SparseWeight, check_compressed, compressed
+from bayesprune.sparse.formats.quantised import check_bits, check_scale, quantise, scaled
 from bayesprune.sparse.kernels.ops import bsr_linear
 from bayesprune.sparse.kernels.reference import dense_of
 from bayesprune.sparse.kernels.torch_sparse import torch_tensor
@@ -17,11 +18,15 @@ __all__ = ["BSR"]
 _CHUNK = 2**22  # entries of the dense weight that packing handles at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BSR(Format):
     """Blocks of ``h`` outputs × ``w`` inputs. A block with one kept entry is stored whole, the rest of it as zeros.
 
     Edges may be ragged: the last blocks reach over the weight's edge and hold zeros there.
+
+    Args:
+        h, w: the block's outputs and inputs.
+        bits: 8 for integers with a scale per output; None for the weight's own dtype.
 
     Raises:
         ValueError: a side is not a positive integer.
@@ -33,11 +38,13 @@ class BSR(Format):
 
     h: int
     w: int
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         for name, size in (("h", self.h), ("w", self.w)):
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise ValueError(f"BSR needs {name} to be an integer ≥ 1, got {size!r}")
+        check_bits(self.bits)
 
     def _grid(self, shape: tuple[int, int]) -> tuple[int, int]:
         return -(-shape[0] // self.h), -(-shape[1] // self.w)
@@ -57,25 +64,33 @@ class BSR(Format):
         grid = self.touched(mask)
         rows, cols = grid.nonzero().unbind(1)
         crow, col = compressed(rows, cols, grid.shape[0])
-        values = weight.new_empty(len(rows), self.h, self.w)
+        values = weight.new_empty(len(rows), self.w, self.h, dtype=torch.int8 if self.bits else weight.dtype)
+        scale = weight.new_empty(out, dtype=torch.float32) if self.bits else None
         step = max(1, _CHUNK // max(self.h * into, 1))
         for row in range(0, grid.shape[0], step):  # in slices: a large weight is never held twice
             part = slice(row * self.h, (row + step) * self.h)
-            blocks = self._padded(torch.where(mask[part], weight[part], 0)).transpose(1, 2)
+            kept_part = torch.where(mask[part], weight[part], 0)
+            if scale is not None:
+                kept_part, scale[part] = quantise(kept_part)
+            blocks = self._padded(kept_part).permute(0, 2, 3, 1)
             start = int(crow[row])
             kept = blocks[grid[row : row + step]]
             values[start : start + len(kept)] = kept
-        return SparseWeight(self, (out, into), values, crow, col)
+        return SparseWeight(self, (out, into), values, crow, col, scale)
 
     def unpack(self, packed: SparseWeight) -> Float[Tensor, "out in"]:
-        return dense_of(packed.values, packed.crow, packed.col, packed.shape)
+        return scaled(dense_of(packed.values, packed.crow, packed.col, packed.shape), packed.scale)
 
     def linear(
-        self, x: Shaped[Tensor, "..."], packed: SparseWeight, bias: Tensor | None, kernel: str
+        self, x: Shaped[Tensor, "..."], packed: SparseWeight, bias: Tensor | None, kernel: str, activation: str = ""
     ) -> Shaped[Tensor, "..."]:
-        return bsr_linear(x, packed.values, packed.crow, packed.col, bias, *packed.shape, kernel)
+        return bsr_linear(
+            x, packed.values, packed.crow, packed.col, bias, packed.scale, *packed.shape, kernel, activation
+        )
 
     def to_torch(self, packed: SparseWeight) -> Tensor:
+        if self.bits:
+            raise ValueError(f"torch has no sparse tensor of {self.bits} bits; take .dense().to_sparse_csr()")
         if packed.shape[0] % self.h or packed.shape[1] % self.w:
             raise ValueError(
                 f"torch.sparse_bsr needs blocks that divide the weight, got {self} on shape {packed.shape}; "
@@ -84,10 +99,12 @@ class BSR(Format):
         return torch_tensor(packed.values.detach(), packed.crow, packed.col, packed.shape)
 
     def check(self, packed: SparseWeight) -> None:
-        if packed.values.dim() != 3 or packed.values.shape[1:] != (self.h, self.w):
-            raise ValueError(f"{self} needs values (blocks, {self.h}, {self.w}), got {tuple(packed.values.shape)}")
+        if packed.values.dim() != 3 or packed.values.shape[1:] != (self.w, self.h):
+            raise ValueError(f"{self} needs values (blocks, {self.w}, {self.h}), got {tuple(packed.values.shape)}")
+        check_scale(packed.values, packed.scale, self.bits, packed.shape[0])
         check_compressed(packed, *self._grid(packed.shape))
 
     def nbytes(self, mask: Bool[Tensor, "out in"], itemsize: int) -> int:
         blocks, index = int(self.touched(mask).count_nonzero()), torch.int32.itemsize
-        return blocks * (self.h * self.w * itemsize + index) + (-(-mask.shape[0] // self.h) + 1) * index
+        size = self.h * self.w * (1 if self.bits else itemsize) + index
+        return blocks * size + (-(-mask.shape[0] // self.h) + 1) * index + (4 * mask.shape[0] if self.bits else 0)

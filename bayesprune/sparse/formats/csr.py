@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from bayesprune.sparse.formats.base import Format, SparseWeight, check_compressed, compressed
+from bayesprune.sparse.formats.quantised import check_bits, check_scale, quantise, scaled
 from bayesprune.sparse.kernels.ops import csr_linear
 from bayesprune.sparse.kernels.reference import dense_of
 from bayesprune.sparse.kernels.torch_sparse import torch_tensor
@@ -14,9 +15,12 @@ from bayesprune.sparse.kernels.torch_sparse import torch_tensor
 __all__ = ["CSR"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CSR(Format):
     """Each kept entry with its column, row by row: for masks without a pattern.
+
+    Args:
+        bits: 8 for integers with a scale per output; None for the weight's own dtype.
 
     >>> packed = CSR().pack(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[False, True], [True, True]]))
     >>> packed.values, packed.crow.tolist(), packed.nbytes
@@ -25,28 +29,44 @@ class CSR(Format):
     tensor([2., 7.])
     """
 
+    bits: int | None = None
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits)
+
     def pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> SparseWeight:
         out, into = weight.shape
         places = mask.reshape(-1).nonzero()[:, 0]
         crow, col = compressed(places // max(into, 1), places % max(into, 1), out)
-        return SparseWeight(self, (out, into), weight.reshape(-1)[places], crow, col)
+        scale = None
+        if self.bits:
+            weight, scale = quantise(torch.where(mask, weight, 0))
+        return SparseWeight(self, (out, into), weight.reshape(-1)[places], crow, col, scale)
 
     def unpack(self, packed: SparseWeight) -> Float[Tensor, "out in"]:
-        return dense_of(packed.values, packed.crow, packed.col, packed.shape)
+        return scaled(dense_of(packed.values, packed.crow, packed.col, packed.shape), packed.scale)
 
     def linear(
-        self, x: Shaped[Tensor, "..."], packed: SparseWeight, bias: Tensor | None, kernel: str
+        self, x: Shaped[Tensor, "..."], packed: SparseWeight, bias: Tensor | None, kernel: str, activation: str = ""
     ) -> Shaped[Tensor, "..."]:
-        return csr_linear(x, packed.values, packed.crow, packed.col, bias, *packed.shape, kernel)
+        return csr_linear(
+            x, packed.values, packed.crow, packed.col, bias, packed.scale, *packed.shape, kernel, activation
+        )
 
     def to_torch(self, packed: SparseWeight) -> Tensor:
+        if self.bits:
+            raise ValueError(f"torch has no sparse tensor of {self.bits} bits; take .dense().to_sparse_csr()")
         return torch_tensor(packed.values.detach(), packed.crow, packed.col, packed.shape)
 
     def check(self, packed: SparseWeight) -> None:
         if packed.values.dim() != 1:
             raise ValueError(f"CSR needs a vector of values, got shape {tuple(packed.values.shape)}")
+        check_scale(packed.values, packed.scale, self.bits, packed.shape[0])
         check_compressed(packed, *packed.shape)
 
     def nbytes(self, mask: Bool[Tensor, "out in"], itemsize: int) -> int:
         index = torch.int32.itemsize
-        return int(mask.count_nonzero()) * (itemsize + index) + (mask.shape[0] + 1) * index
+        scale = 4 * mask.shape[0] if self.bits else 0
+        return (
+            int(mask.count_nonzero()) * ((1 if self.bits else itemsize) + index) + (mask.shape[0] + 1) * index + scale
+        )

@@ -8,11 +8,12 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from bayesprune.sparse.formats.base import Format, SparseWeight
+from bayesprune.sparse.kernels.base import ACTIVATIONS
 
 __all__ = ["Dense"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dense(Format):
     """The masked weight as it is, zeros stored.
 
@@ -28,9 +29,9 @@ class Dense(Format):
         return packed.values
 
     def linear(
-        self, x: Shaped[Tensor, "..."], packed: SparseWeight, bias: Tensor | None, kernel: str
+        self, x: Shaped[Tensor, "..."], packed: SparseWeight, bias: Tensor | None, kernel: str, activation: str = ""
     ) -> Shaped[Tensor, "..."]:
-        return F.linear(x, packed.values, bias)
+        return ACTIVATIONS[activation](F.linear(x, packed.values, bias))
 
     def to_torch(self, packed: SparseWeight) -> Tensor:
         return packed.values.detach()

@@ -6,11 +6,12 @@ from types import MappingProxyType
 from bayesprune.sparse.kernels.base import Kernel
 from bayesprune.sparse.kernels.embedding_bag import EmbeddingBag
 from bayesprune.sparse.kernels.gather import Gather
+from bayesprune.sparse.kernels.native import Native
 from bayesprune.sparse.kernels.reference import Reference
 from bayesprune.sparse.kernels.torch_sparse import TorchSparse
 
 __all__ = ["KERNELS", "Kernel"]
 
 KERNELS: Mapping[str, Kernel] = MappingProxyType(
-    {kernel.name: kernel for kernel in (Reference(), TorchSparse(), EmbeddingBag(), Gather())}
+    {kernel.name: kernel for kernel in (Reference(), TorchSparse(), EmbeddingBag(), Gather(), Native())}
 )

@@ -1,29 +1,89 @@
 """What a kernel is: one way to multiply by a packed weight."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Kernel"]
+from bayesprune.sparse.geometry import Geometry
+
+__all__ = ["ACTIVATIONS", "Kernel"]
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {
+        "": lambda y: y,
+        "relu": F.relu,
+        "gelu": F.gelu,
+        "gelu_tanh": lambda y: F.gelu(y, approximate="tanh"),
+    }
+)
 
 
 class Kernel(ABC):
     """One way to compute ``x @ weight.T + bias`` from the plain buffers of a packed weight. Stateless.
 
-    ``values`` is ``(nnz,)`` for CSR and ``(nnz, h, w)`` for BSR; ``crow`` and ``col`` are int32. A new kernel is a
+    ``values`` is ``(nnz,)`` for CSR and ``(nnz, w, h)`` for BSR; ``crow`` and ``col`` are int32. A new kernel is a
     file with one subclass, and one line in ``bayesprune.sparse.kernels``.
     """
 
     name: ClassVar[str]
+    fuses: ClassVar[bool] = False  # takes scale and activation too: see ``run_fused``
     fallback: ClassVar[bool] = False  # always right and never fast: timed only where nothing else fits
 
     @abstractmethod
     def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
         """Can it run these values (dtype, device, block) as a weight of ``shape`` ``(out, in)``? Asked every call."""
 
+    def takes(self, values: Tensor, shape: tuple[int, int], inputs: torch.dtype) -> bool:
+        """Can it run these values on an x of the dtype ``inputs``?"""
+        return self.supports(values, shape) and (self.fuses or values.dtype == inputs)
+
+    def takes_conv(self, values: Tensor, inputs: torch.dtype, geometry: Geometry, channels: int) -> bool:
+        """Can it run these values as a convolution over ``channels`` channels a group?"""
+        return False
+
+    def run_conv(
+        self,
+        x: Tensor,
+        values: Tensor,
+        crow: Tensor,
+        col: Tensor,
+        bias: Tensor | None,
+        shape: tuple[int, int],
+        scale: Tensor | None,
+        activation: str,
+        geometry: Geometry,
+    ) -> Tensor:
+        """The convolution of x ``(images, channels, rows, columns)`` by a weight of ``shape``.
+
+        ``shape`` is ``(outputs, kernel rows · kernel columns · channels a group)``, the channels fastest.
+        """
+        raise ValueError(f"the kernel {self.name!r} has no convolution")
+
     @abstractmethod
     def run(
         self, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, bias: Tensor | None, shape: tuple[int, int]
     ) -> Tensor:
         """``x`` is ``(tokens, in)`` with at least one token, in ``values``'s dtype; returns ``(tokens, out)``."""
+
+    def run_fused(
+        self,
+        x: Tensor,
+        values: Tensor,
+        crow: Tensor,
+        col: Tensor,
+        bias: Tensor | None,
+        shape: tuple[int, int],
+        scale: Tensor | None,
+        activation: str,
+    ) -> Tensor:
+        """``activation((x @ values.T) * scale + bias)``, step by step where the kernel does not fuse it."""
+        y = self.run(x, values.to(x.dtype), crow, col, bias if scale is None else None, shape)
+        if scale is not None:
+            y = y * scale.to(x.dtype)
+            y = y if bias is None else y + bias
+        return ACTIVATIONS[activation](y)

@@ -23,7 +23,7 @@ class Gather(Kernel):
         self, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, bias: Tensor | None, shape: tuple[int, int]
     ) -> Tensor:
         out, into = shape
-        _, h, w = values.shape
+        _, w, h = values.shape
         tokens = x.shape[0]
         inputs = F.pad(x.T, (0, 0, 0, -into % w)).contiguous().view(-1, w * tokens)
         y = x.new_zeros(len(crow) - 1, h, tokens)
@@ -31,6 +31,6 @@ class Gather(Kernel):
         for row, (start, end) in enumerate(pairwise(bounds)):
             if start < end:
                 read = inputs.index_select(0, col[start:end]).view(-1, tokens)
-                torch.mm(values[start:end].transpose(0, 1).reshape(h, -1), read, out=y[row])
+                torch.mm(values[start:end].view(-1, h).T, read, out=y[row])
         y = y.view(-1, tokens)[:out].T
         return y.contiguous() if bias is None else torch.add(y, bias).contiguous()

@@ -11,31 +11,42 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import Library
 
-from bayesprune.sparse.kernels import KERNELS
+from bayesprune.sparse.kernels import KERNELS, Kernel
+from bayesprune.sparse.kernels.base import ACTIVATIONS
 from bayesprune.sparse.kernels.reference import dense_of, grad_values
 
-__all__ = ["bsr_linear", "csr_linear"]
+__all__ = ["bsr_linear", "check_operands", "chosen_kernel", "csr_linear", "refuse_second", "without_autocast"]
 
 _LINEAR = (
-    "(Tensor x, Tensor values, Tensor crow, Tensor col, Tensor? bias, "
-    "SymInt out_features, SymInt in_features, str kernel) -> Tensor"
+    "(Tensor x, Tensor values, Tensor crow, Tensor col, Tensor? bias, Tensor? scale, "
+    "SymInt out_features, SymInt in_features, str kernel, str activation) -> Tensor"
 )
-_GRAD_X = "(Tensor grad, Tensor values, Tensor crow, Tensor col, SymInt in_features) -> Tensor"
+_GRAD_X = "(Tensor grad, Tensor values, Tensor crow, Tensor col, Tensor? scale, SymInt in_features) -> Tensor"
 _GRAD_VALUES = "(Tensor grad, Tensor x, Tensor values, Tensor crow, Tensor col) -> Tensor"
 
 
-def _check(x: Tensor, values: Tensor, bias: Tensor | None, in_features: int) -> None:
-    if x.dim() == 0 or x.shape[-1] != in_features:
-        raise ValueError(f"expected x with {in_features} features in its last dimension, got shape {tuple(x.shape)}")
+def check_operands(x: Tensor, values: Tensor, bias: Tensor | None, scale: Tensor | None) -> None:
+    """Raise ``ValueError`` unless dtypes and devices go together."""
+    wanted = x.dtype if scale is not None or not values.is_floating_point() else values.dtype
     for what, tensor in (("x", x), ("bias", bias)):
-        if tensor is not None and (tensor.dtype != values.dtype or tensor.device != values.device):
+        if tensor is not None and (tensor.dtype != wanted or tensor.device != values.device):
             raise ValueError(
-                f"expected {what} in the weight's {values.dtype} on {values.device}, got {tensor.dtype} on "
+                f"expected {what} in {wanted} on {values.device}, as the weight is, got {tensor.dtype} on "
                 f"{tensor.device}; convert one of them with .to(...)"
             )
 
 
-def _without_autocast(x: Tensor) -> AbstractContextManager:
+def chosen_kernel(kernel: str, activation: str) -> Kernel:
+    """The kernel of that name. Raises ``ValueError`` where there is none, or no such activation."""
+    chosen = KERNELS.get(kernel)
+    if chosen is None:
+        raise ValueError(f"no kernel is called {kernel!r}; there are {', '.join(KERNELS)}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}")
+    return chosen
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
     """Autocast reaches into an op's implementation too: there the products keep the dtype that the fake promised."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
@@ -47,23 +58,25 @@ def _linear(
     crow: Tensor,
     col: Tensor,
     bias: Tensor | None,
+    scale: Tensor | None,
     out_features: int,
     in_features: int,
     kernel: str,
+    activation: str,
 ) -> Tensor:
-    _check(x, values, bias, in_features)
-    shape = (out_features, in_features)
-    chosen = KERNELS.get(kernel)
-    if chosen is None:
-        raise ValueError(f"no kernel is called {kernel!r}; there are {', '.join(KERNELS)}")
-    if not chosen.supports(values, shape):
+    if x.dim() == 0 or x.shape[-1] != in_features:
+        raise ValueError(f"expected x with {in_features} features in its last dimension, got shape {tuple(x.shape)}")
+    check_operands(x, values, bias, scale)
+    chosen, shape = chosen_kernel(kernel, activation), (out_features, in_features)
+    if not chosen.takes(values, shape, x.dtype):
         chosen = KERNELS["reference"]
     lead = x.shape[:-1]
     tokens = x.reshape(-1, in_features) if in_features else x.new_zeros(lead.numel(), 0)
     if not tokens.shape[0]:
         return x.new_empty((*lead, out_features))
-    with _without_autocast(x):
-        return chosen.run(tokens, values, crow, col, bias, shape).reshape(*lead, out_features)
+    with without_autocast(x):
+        y = chosen.run_fused(tokens, values, crow, col, bias, shape, scale, activation)
+        return y.reshape(*lead, out_features)
 
 
 def _fake_linear(
@@ -72,33 +85,38 @@ def _fake_linear(
     crow: Tensor,
     col: Tensor,
     bias: Tensor | None,
+    scale: Tensor | None,
     out_features: int,
     in_features: int,
     kernel: str,
+    activation: str,
 ) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features))
 
 
-def _grad_x(grad: Tensor, values: Tensor, crow: Tensor, col: Tensor, in_features: int) -> Tensor:
-    with _without_autocast(grad):
-        return grad @ dense_of(values, crow, col, (grad.shape[-1], in_features))
+def _grad_x(grad: Tensor, values: Tensor, crow: Tensor, col: Tensor, scale: Tensor | None, in_features: int) -> Tensor:
+    with without_autocast(grad):
+        grad = grad if scale is None else grad * scale.to(grad.dtype)
+        return grad @ dense_of(values.to(grad.dtype), crow, col, (grad.shape[-1], in_features))
 
 
 def _grad_values(grad: Tensor, x: Tensor, values: Tensor, crow: Tensor, col: Tensor) -> Tensor:
-    with _without_autocast(grad):
+    with without_autocast(grad):
         return grad_values(grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]), values, crow, col)
 
 
 def _remember(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
-    x, values, crow, col, bias, _, in_features, _ = inputs
+    x, values, crow, col, bias, scale, *rest = inputs
     wants_values = values.requires_grad  # else x need not be kept alive
-    ctx.save_for_backward(x if wants_values else None, values, crow, col)  # type: ignore[arg-type]
-    ctx.in_features, ctx.has_bias = in_features, bias is not None  # type: ignore[attr-defined]
+    kept = x if wants_values or rest[-1] else None
+    ctx.save_for_backward(kept, values, crow, col, bias, scale)  # type: ignore[arg-type]
+    ctx.rest = rest  # type: ignore[attr-defined]
 
 
-def _no_second(ctx: FunctionCtx, *grads: Tensor) -> None:
+def refuse_second(ctx: FunctionCtx, *grads: Tensor) -> None:
+    """The backward pass of a backward pass."""
     raise NotImplementedError(
-        "a sparse linear layer has first derivatives only; for second derivatives use the masked dense net"
+        "a sparse layer has first derivatives only; for second derivatives use the masked dense net"
     )
 
 
@@ -107,13 +125,21 @@ _library = Library("bayesprune", "FRAGMENT")
 
 def _define(name: str) -> None:
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        x, values, crow, col = ctx.saved_tensors
+        x, values, crow, col, bias, scale = ctx.saved_tensors
+        out_features, in_features, kernel, activation = ctx.rest
         wants_x, wants_values, _, _, wants_bias, *_ = ctx.needs_input_grad
         ops = torch.ops.bayesprune
-        into_x = getattr(ops, f"{name}_grad_x")(grad, values, crow, col, ctx.in_features) if wants_x else None
+        if activation:  # what went into it is worked out anew, which costs less than keeping it
+            before = getattr(ops, name)(
+                x, values.detach(), crow, col, bias, scale, out_features, in_features, kernel, ""
+            ).detach()
+            with torch.enable_grad():
+                before.requires_grad_()
+                (grad,) = torch.autograd.grad(ACTIVATIONS[activation](before), before, grad)
+        into_x = getattr(ops, f"{name}_grad_x")(grad, values, crow, col, scale, in_features) if wants_x else None
         into_values = getattr(ops, f"{name}_grad_values")(grad, x, values, crow, col) if wants_values else None
-        into_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.has_bias and wants_bias else None
-        return into_x, into_values, None, None, into_bias, None, None, None
+        into_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if bias is not None and wants_bias else None
+        return into_x, into_values, None, None, into_bias, *[None] * 5
 
     _library.define(name + _LINEAR)
     _library.define(f"{name}_grad_x" + _GRAD_X)
@@ -124,14 +150,16 @@ def _define(name: str) -> None:
     own = f"bayesprune::{name}"
     torch.library.register_fake(own, _fake_linear, lib=_library)
     torch.library.register_fake(
-        f"{own}_grad_x", lambda grad, values, crow, col, n: grad.new_empty((*grad.shape[:-1], n)), lib=_library
+        f"{own}_grad_x",
+        lambda grad, values, crow, col, scale, n: grad.new_empty((*grad.shape[:-1], n)),
+        lib=_library,
     )
     torch.library.register_fake(
         f"{own}_grad_values", lambda grad, x, values, crow, col: values.new_empty(values.shape), lib=_library
     )
     torch.library.register_autograd(own, backward, setup_context=_remember, lib=_library)
     for gradient in ("grad_x", "grad_values"):
-        torch.library.register_autograd(f"{own}_{gradient}", _no_second, lib=_library)
+        torch.library.register_autograd(f"{own}_{gradient}", refuse_second, lib=_library)
 
 
 _define("csr_linear")

@@ -21,10 +21,12 @@ def _beta_warning_over() -> None:
 
 
 def torch_tensor(values: Tensor, crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Tensor:
-    """torch's own sparse tensor over the same memory: ``sparse_csr`` or ``sparse_bsr``."""
+    """torch's own sparse tensor: ``sparse_csr`` over the same memory, or ``sparse_bsr``, which has blocks by rows."""
     _beta_warning_over()
-    make = torch.sparse_csr_tensor if values.dim() == 1 else torch.sparse_bsr_tensor
-    return make(crow, col, values, size=shape, check_invariants=False)
+    if values.dim() == 1:
+        return torch.sparse_csr_tensor(crow, col, values, size=shape, check_invariants=False)
+    blocks = values.transpose(1, 2).contiguous()
+    return torch.sparse_bsr_tensor(crow, col, blocks, size=shape, check_invariants=False)
 
 
 class TorchSparse(Kernel):
@@ -37,7 +39,7 @@ class TorchSparse(Kernel):
             return False
         if values.dim() == 1:
             return True
-        _, h, w = values.shape
+        _, w, h = values.shape
         return h == w > 1 and not shape[0] % h and not shape[1] % w and torch.backends.mkl.is_available()
 
     def run(

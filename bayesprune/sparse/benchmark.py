@@ -1,0 +1,156 @@
+"""Many timings as one table, or as JSON: what ``bayesprune bench`` prints."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from statistics import geometric_mean
+
+import torch
+
+from bayesprune.sparse.bench import Setting, bench, dense_twin, measured_peak
+from bayesprune.sparse.file import load
+from bayesprune.sparse.formats import BSR, CSR, Format
+from bayesprune.sparse.race import race
+
+__all__ = ["Benchmark", "of_model", "of_products", "settings", "sizes"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Rows of a table, the machine they were measured on, and the same as plain data."""
+
+    title: str
+    rows: Sequence[tuple[str, ...]]
+    data: dict[str, object]
+
+    def json(self) -> str:
+        """The data as JSON, one object."""
+        return json.dumps(self.data, indent=2) + "\n"
+
+    def __str__(self) -> str:
+        widths = [max(len(row[k]) for row in self.rows) for k in range(len(self.rows[0]))]
+        lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in self.rows]
+        return "\n".join([self.title, *lines])
+
+
+def sizes(text: str, option: str, least: int = 1) -> tuple[int, ...]:
+    """``"64x1x28x28"`` → (64, 1, 28, 28). Raises ``ValueError`` naming the option.
+
+    >>> sizes("16x1", "--block")
+    (16, 1)
+    """
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) < least or not all(p.isdecimal() and int(p) > 0 for p in parts):
+        raise ValueError(f"{option} is written as 64x128, with integers ≥ 1; got {text!r}")
+    return tuple(int(p) for p in parts)
+
+
+def _pair(text: str, option: str) -> tuple[int, int]:
+    found = sizes(text, option)
+    if len(found) != 2:
+        raise ValueError(f"{option} is two numbers, as 64x128; got {text!r}")
+    return found[0], found[1]
+
+
+def settings(
+    shapes: Sequence[str],
+    tokens: Sequence[int],
+    sparsities: Sequence[float],
+    blocks: Sequence[str],
+    bits: int | None,
+    dtype: str,
+    threads: int,
+) -> list[Setting]:
+    """Every combination, as the command line words them.
+
+    Raises:
+        ValueError: one that cannot be.
+    """
+    if dtype not in _DTYPES:
+        raise ValueError(f"--dtype is one of {', '.join(_DTYPES)}; got {dtype!r}")
+    for sparsity in sparsities:
+        if not 0 <= sparsity < 1:
+            raise ValueError(f"--sparsity is the fraction that is gone, in [0, 1); got {sparsity}")
+    forms: list[Format] = []
+    for block in blocks:
+        h, w = _pair(block, "--block")
+        forms.append(CSR(bits) if (h, w) == (1, 1) else BSR(h, w, bits))
+    weights = [_pair(shape, "--shape") for shape in shapes]
+    combined = product(tokens, sparsities, forms, weights)
+    return [Setting(*shape, n, gone, form, _DTYPES[dtype], threads) for n, gone, form, shape in combined]
+
+
+def _machine() -> dict[str, object]:
+    name = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        named = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        name = named[0] if named else name
+    return {"processor": name, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def of_products(wanted: Sequence[Setting], rivals: bool, budget: float) -> Benchmark:
+    """Time every setting; speed-ups over dense ``F.linear``, and their geometric mean over shapes."""
+    found = [bench(setting, rivals, budget) for setting in wanted]
+    names = list(dict.fromkeys(name for m in found for name in m.seconds if name != "dense"))
+    rows: list[tuple[str, ...]] = [("", "dense", "ideal", *names, "ours, GFLOP/s of kept")]
+    for m in found:
+        ratios = [f"{m.speedup(name):.2f}×" if name in m.seconds else "–" for name in names]
+        cells = (f"{m.seconds['dense'] * 1e6:,.0f} µs", f"{m.ideal:.1f}×", *ratios, f"{m.gflops('ours'):.0f}")
+        rows.append((str(m.setting), *cells))
+    together: dict[str, list[float]] = {}
+    for m in found:
+        s = m.setting
+        label = f"{s.tokens} tokens, {s.sparsity:.0%} of {s.form} gone"
+        together.setdefault(label, []).append(m.speedup("ours"))
+    means = {label: geometric_mean(ratios) for label, ratios in together.items()}
+    if len(found) > len(means):
+        ours = names.index("ours")
+        for label, mean in means.items():
+            blank = [""] * (len(rows[0]) - 1)
+            blank[2 + ours] = f"{mean:.2f}×"
+            rows.append((f"geometric mean, {label}", *blank))
+    first = wanted[0]
+    peak = measured_peak(first.dtype, first.threads)
+    machine = _machine()
+    title = f"{machine['processor']}, torch {machine['torch']}; dense reaches {peak:.0f} GFLOP/s on 2048×2048×2048"
+    data = {**machine, "peak_gflops": peak, "settings": [m.to_dict() for m in found], "geometric_means": means}
+    return Benchmark(title, rows, data)
+
+
+def of_model(path: Path, shape: tuple[int, ...], threads: int, budget: float) -> Benchmark:
+    """Time a saved net against its dense self on a random input of ``shape``.
+
+    Raises:
+        ValueError: the net does not take that shape, or is refused by :func:`bayesprune.sparse.load`.
+    """
+    sparse = load(path)
+    dense = dense_twin(sparse)
+    dtype = next((p.dtype for p in dense.parameters() if p.is_floating_point()), torch.float32)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            try:
+                apart = float((sparse(x) - dense(x)).abs().max())
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(f"the net does not take an input of shape {shape}: {error}") from error
+            ways = {"dense": partial(dense, x), "sparse": partial(sparse, x)}
+            seconds = race(ways, device=x.device, budget=budget, rounds=500, sample=1e-3)
+    finally:
+        torch.set_num_threads(before)
+    rows = [("", "time", "against dense")]
+    rows += [(name, f"{t * 1e6:,.0f} µs", f"{seconds['dense'] / t:.2f}×") for name, t in seconds.items()]
+    machine = _machine()
+    data = {**machine, "model": str(path), "shape": list(shape), "threads": threads, "seconds": seconds}
+    title = (
+        f"{path}, input {'×'.join(map(str, shape))}, {threads} thread{'s' * (threads != 1)}; outputs {apart:.1e} apart"
+    )
+    return Benchmark(title, rows, data | {"largest_difference": apart})

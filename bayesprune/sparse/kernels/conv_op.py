@@ -1,0 +1,134 @@
+"""The custom op ``bayesprune::bsr_conv2d``: what autograd and the compiler see of a sparse convolution."""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+from torch.library import Library
+
+from bayesprune.sparse.geometry import Geometry
+from bayesprune.sparse.kernels import KERNELS
+from bayesprune.sparse.kernels.base import ACTIVATIONS
+from bayesprune.sparse.kernels.ops import check_operands, chosen_kernel, refuse_second, without_autocast
+from bayesprune.sparse.kernels.reference import conv_weight, dense_of, values_at
+
+__all__ = ["bsr_conv2d"]
+
+_GEOMETRY = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups"
+_CONV = (
+    "bsr_conv2d(Tensor x, Tensor values, Tensor crow, Tensor col, Tensor? bias, Tensor? scale, "
+    f"int out_channels, int in_channels, {_GEOMETRY}, str kernel, str activation) -> Tensor"
+)
+_GRADS = (
+    "bsr_conv2d_grads(Tensor grad, Tensor x, Tensor values, Tensor crow, Tensor col, Tensor? scale, "
+    f"int out_channels, int in_channels, {_GEOMETRY}) -> (Tensor, Tensor)"
+)
+
+
+def _geometry(*sizes: list[int] | int) -> Geometry:
+    kernel, stride, padding, dilation = [(size[0], size[1]) for size in sizes[:-1] if not isinstance(size, int)]
+    groups = sizes[-1]
+    assert isinstance(groups, int)
+    return Geometry(kernel, stride, padding, dilation, groups)
+
+
+def _matrix(out_channels: int, in_channels: int, geometry: Geometry) -> tuple[int, int]:
+    return out_channels, geometry.kernel[0] * geometry.kernel[1] * in_channels // geometry.groups
+
+
+def _conv(
+    x: Tensor,
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    out_channels: int,
+    in_channels: int,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    kernel: str,
+    activation: str,
+) -> Tensor:
+    geometry = _geometry(kernel_size, stride, padding, dilation, groups)
+    if x.dim() not in (3, 4) or x.shape[-3] != in_channels:
+        raise ValueError(
+            f"expected x (images, {in_channels}, rows, columns), or one image without the first, "
+            f"got shape {tuple(x.shape)}"
+        )
+    check_operands(x, values, bias, scale)
+    chosen = chosen_kernel(kernel, activation)
+    if not chosen.takes_conv(values, x.dtype, geometry, in_channels // groups):
+        chosen = KERNELS["reference"]
+    images = x if x.dim() == 4 else x[None]
+    rows, columns = geometry.output(*images.shape[2:])
+    if min(rows, columns) < 1:
+        raise ValueError(f"an image of {tuple(images.shape[2:])} pixels is smaller than the kernel {geometry.kernel}")
+    if not images.shape[0]:
+        return x.new_empty(0, out_channels, rows, columns)
+    shape = _matrix(out_channels, in_channels, geometry)
+    with without_autocast(x):
+        y = chosen.run_conv(images, values, crow, col, bias, shape, scale, activation, geometry)
+    return y if x.dim() == 4 else y[0]
+
+
+def _fake_conv(x, values, crow, col, bias, scale, out_channels, in_channels, *rest):  # type: ignore[no-untyped-def]
+    geometry = _geometry(*rest[:5])
+    y = x.new_empty((*x.shape[:-3], *geometry.output(*x.shape[-2:]), out_channels))
+    return y.movedim(-1, -3)
+
+
+def _grads(grad, x, values, crow, col, scale, out_channels, in_channels, *sizes):  # type: ignore[no-untyped-def]
+    geometry = _geometry(*sizes)
+    shape = _matrix(out_channels, in_channels, geometry)
+    with without_autocast(grad):
+        weight = conv_weight(dense_of(values.to(grad.dtype), crow, col, shape), geometry)
+        if scale is not None:
+            weight = weight * scale.to(grad.dtype)[:, None, None, None]
+        batched = (t if t.dim() == 4 else t[None] for t in (grad, x))
+        g = geometry
+        into_x, into_weight, _ = torch.ops.aten.convolution_backward(
+            *batched, weight, None, g.stride, g.padding, g.dilation, False, [0, 0], g.groups, [True, True, False]
+        )
+        matrix = into_weight.permute(0, 2, 3, 1).reshape(shape)
+        return into_x.reshape(x.shape), values_at(matrix, values, crow, col)
+
+
+def _remember(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    x, values, crow, col, bias, scale, *rest = inputs
+    ctx.save_for_backward(x, values, crow, col, bias, scale)
+    ctx.rest = rest  # type: ignore[attr-defined]
+
+
+def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    x, values, crow, col, bias, scale = ctx.saved_tensors
+    *sizes, kernel, activation = ctx.rest
+    wants_x, wants_values, _, _, wants_bias, *_ = ctx.needs_input_grad
+    if activation:  # what went into it is worked out anew, which costs less than keeping it
+        before = bsr_conv2d(x, values.detach(), crow, col, bias, scale, *sizes, kernel, "").detach()
+        with torch.enable_grad():
+            before.requires_grad_()
+            (grad,) = torch.autograd.grad(ACTIVATIONS[activation](before), before, grad)
+    into_x = into_values = None
+    if wants_x or wants_values:
+        into_x, into_values = torch.ops.bayesprune.bsr_conv2d_grads(grad, x, values, crow, col, scale, *sizes)
+    into_bias = grad.movedim(-3, 0).flatten(1).sum(1) if bias is not None and wants_bias else None
+    return into_x if wants_x else None, into_values if wants_values else None, None, None, into_bias, *[None] * 10
+
+
+_library = Library("bayesprune", "FRAGMENT")
+_library.define(_CONV)
+_library.define(_GRADS)
+_library.impl("bsr_conv2d", _conv, "CompositeExplicitAutograd")
+_library.impl("bsr_conv2d_grads", _grads, "CompositeExplicitAutograd")
+torch.library.register_fake("bayesprune::bsr_conv2d", _fake_conv, lib=_library)
+torch.library.register_fake(
+    "bayesprune::bsr_conv2d_grads",
+    lambda grad, x, values, *rest: (x.new_empty(x.shape), values.new_empty(values.shape)),
+    lib=_library,
+)
+torch.library.register_autograd("bayesprune::bsr_conv2d", _backward, setup_context=_remember, lib=_library)
+torch.library.register_autograd("bayesprune::bsr_conv2d_grads", refuse_second, lib=_library)
+bsr_conv2d = torch.ops.bayesprune.bsr_conv2d.default

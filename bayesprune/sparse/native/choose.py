@@ -1,0 +1,92 @@
+"""Which code to make for a product: its tiles, its vectors, how x is read."""
+
+from functools import cache
+from typing import NamedTuple
+
+from bayesprune.sparse.geometry import Geometry
+from bayesprune.sparse.native.compiled import Entry, entry
+from bayesprune.sparse.native.conv import conv_ir
+from bayesprune.sparse.native.host import Isa, host_isa
+from bayesprune.sparse.native.linear import ENTRY, linear_ir, scratch_bytes
+from bayesprune.sparse.native.spec import Spec
+
+__all__ = ["Compiled", "convolution", "product", "vector_of"]
+
+_TILES = (1, 2, 4, 6, 8, 12, 16, 20, 24)
+
+
+class Compiled(NamedTuple):
+    """A compiled kernel."""
+
+    spec: Spec
+    function: Entry
+    address: int
+    scratch: int  # bytes that a thread needs
+
+
+def vector_of(h: int, isa: Isa) -> int:
+    """The most outputs of a block that make a whole vector: a power of two."""
+    return min(h & -h, isa.lanes)
+
+
+def _most(isa: Isa, h: int, lanes: int) -> int:
+    """The most tokens whose sums stay in registers."""
+    vectors = min(4, h // lanes)
+    return (
+        24 // vectors if isa.registers == 32 and isa.lanes == 16 else max(1, (isa.registers - 2 - vectors) // vectors)
+    )
+
+
+@cache
+def product(
+    h: int, w: int, weights: str, inputs: str, tokens: int, features: int, bias: bool, activation: str
+) -> Compiled:
+    """The kernel for a product of ``tokens`` tokens of ``features`` inputs, compiled where that was not done before."""
+    isa = host_isa()
+    lanes = vector_of(h, isa)
+    pairs = isa.dot_bf16 and lanes == isa.lanes and inputs == "bf16" and weights in ("bf16", "i8") and w % 2 == 0
+    plain = inputs == "f32" or pairs  # x can be read where it lies
+    if lanes < isa.lanes and tokens >= isa.lanes // 2:
+        most = 8 if h < 4 else 4 if h < 6 else 3 if h < 12 else 2
+        vectors = -(-tokens // isa.lanes)
+        tile = isa.lanes * -(-vectors // -(-vectors // most))
+        spec = Spec(isa, h, w, weights, inputs, tile, isa.lanes, "tokens", 0, bias, activation)
+    else:
+        most = _most(isa, h, lanes)
+        wanted = -(-tokens // -(-tokens // most))
+        tile = min(next((t for t in _TILES if t >= wanted), most), most)
+        # several tokens are packed: read where they lie, they fall into the same few sets of the cache
+        stride = features if plain and features % w == 0 and tile == 1 else 0
+        spec = Spec(isa, h, w, weights, inputs, tile, lanes, "outputs", stride, bias, activation)
+    return Compiled(spec, *entry(linear_ir, ENTRY, spec), scratch_bytes(spec, features))
+
+
+@cache
+def convolution(
+    h: int,
+    w: int,
+    weights: str,
+    inputs: str,
+    size: tuple[int, int],
+    width: int,
+    channels: int,
+    geometry: Geometry,
+    bias: bool,
+    activation: str,
+) -> Compiled:
+    """The kernel for a convolution to ``size`` (rows, columns), over padded rows of ``width`` pixels."""
+    isa = host_isa()
+    lanes = vector_of(h, isa)
+    most = _most(isa, h, lanes)
+    rows, columns = size
+    together = 1  # rows of the result in a tile
+    if columns <= most // 2:
+        together = max(n for n in range(1, rows + 1) if rows % n == 0 and (n == 1 or n * columns <= most))
+    tile = together * columns
+    if tile > most:
+        even = [n for n in range(most // 2, most + 1) if columns % n == 0]
+        tile = max(even) if even else -(-columns // -(-columns // most))
+    stride, line = channels * geometry.stride[1], channels * width * geometry.stride[0]
+    row = columns if together > 1 else tile
+    spec = Spec(isa, h, w, weights, inputs, tile, lanes, "outputs", stride, bias, activation, row, line, True)
+    return Compiled(spec, *entry(conv_ir, ENTRY, spec), 0)

@@ -1,0 +1,123 @@
+"""The benchmark times what it says it does, and answers bad input in a line."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from bayesprune.cli import app
+from bayesprune.sparse import BSR, CSR, export, save
+from bayesprune.sparse.bench import Setting, bench, dense_twin, random_mask
+
+pytest.importorskip("llvmlite")
+
+
+def test_masks_keep_the_share_that_was_asked_for_in_whole_blocks():
+    mask = random_mask(Setting(64, 96, 8, 0.75, BSR(16, 8)))
+    grid = mask.view(4, 16, 12, 8)
+    assert int(mask.sum()) == 64 * 96 // 4
+    assert bool((grid.all(3).all(1) == grid.any(3).any(1)).all())
+    assert int(random_mask(Setting(10, 10, 8, 0.9, CSR())).sum()) == 10
+
+
+def test_all_ways_that_are_installed_are_timed():
+    found = bench(Setting(64, 64, 8, 0.5, BSR(16, 16)), budget=0.02)
+    assert {"dense", "ours", "torch CSR @ x", "torch BSR @ x", "torch linear(x, BSR)", "scipy BSR"} <= set(
+        found.seconds
+    )
+    assert found.ideal == pytest.approx(2.0)
+    assert found.speedup("dense") == 1
+    dense = 2e-9 * 64 * 64 * 8 / found.seconds["dense"]
+    assert found.gflops("dense") == pytest.approx(dense)
+    threads = torch.get_num_threads()
+    bench(Setting(32, 32, 4, 0.5, CSR(), threads=threads + 1), rivals=False, budget=0.01)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_dtype_that_the_kernel_lacks_is_named():
+    with pytest.raises(ValueError, match=r"does not take BSR\(4, 4\) of torch.float64"):
+        bench(Setting(16, 16, 4, 0.5, BSR(4, 4), torch.float64))
+
+
+def sparse_net():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.GELU(), nn.Flatten(), nn.Linear(1024, 32), nn.ReLU()).eval()
+    masks = {
+        "0.weight": (torch.rand(1, 1, 3, 3) < 0.5).repeat(16, 16, 1, 1),
+        "3.weight": (torch.rand(2, 1024) < 0.3).repeat_interleave(16, 0),
+    }
+    x = torch.randn(2, 16, 8, 8)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return export(net, {}, masks, example=x, formats={"0": BSR(16, 16), "3": BSR(16, 1)}), x
+
+
+def test_the_dense_twin_computes_the_same():
+    sparse, x = sparse_net()
+    twin = dense_twin(sparse)
+    with torch.no_grad():
+        torch.testing.assert_close(twin(x), sparse(x), rtol=1e-4, atol=1e-5)
+    assert not any("Sparse" in type(m).__name__ for m in twin.modules())
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["bench", *words])
+
+
+def test_the_command_prints_a_table_or_json(tmp_path):
+    words = (
+        "--shape",
+        "64x64",
+        "--shape",
+        "32x64",
+        "--tokens",
+        "4",
+        "--block",
+        "16x1",
+        "--budget",
+        "0.01",
+        "--no-rivals",
+    )
+    table = run(*words)
+    assert table.exit_code == 0, table.output
+    assert "geometric mean, 4 tokens, 90% of BSR(16, 1) gone" in table.stdout
+    data = json.loads(run(*words, "--json").stdout)
+    assert [s["out"] for s in data["settings"]] == [64, 32]
+    assert data["settings"][0]["speedup"]["dense"] == 1
+    sparse, _ = sparse_net()
+    save(sparse, tmp_path / "model.safetensors")
+    done = run(str(tmp_path / "model.safetensors"), "--example", "2x16x8x8", "--budget", "0.01")
+    assert done.exit_code == 0, done.output
+    assert "sparse" in done.stdout and "apart" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--shape", "64"), "--shape is two numbers"),
+        (("--shape", "64xa"), "--shape is written as 64x128"),
+        (("--block", "0x4"), "--block is written as"),
+        (("--sparsity", "1"), r"in \[0, 1\); got 1.0"),
+        (("--dtype", "int4"), "--dtype is one of float32, bfloat16, float16; got 'int4'"),
+        (("--bits", "4"), "bits is 8"),
+        (("nowhere.safetensors", "--example", "2x3"), "nowhere.safetensors"),
+        (("nowhere.safetensors",), "--example 64x784"),
+    ],
+)
+def test_bad_input_is_a_line(words, says):
+    result = run(*words)
+    assert isinstance(result.exception, (ValueError, OSError))
+    with pytest.raises((ValueError, OSError), match=says):
+        raise result.exception
+
+
+def test_an_input_that_the_net_refuses_is_named(tmp_path):
+    sparse, _ = sparse_net()
+    save(sparse, tmp_path / "m.safetensors")
+    result = run(str(tmp_path / "m.safetensors"), "--example", "2x16x9x8", "--budget", "0.01")
+    with pytest.raises(ValueError, match=r"does not take an input of shape \(2, 16, 9, 8\)"):
+        raise result.exception
