@@ -49,6 +49,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     seed: int | None = None,
     device: torch.device | str | None = None,
+    precision: str | None = None,
     checkpoint: str | Path | None = None,
     progress: bool | None = None,
 ) -> History:
@@ -67,6 +68,9 @@ def fit(
         callbacks: more of the kind, called after ``prune``.
         seed: fixes draws and shuffling of this run, and leaves the global generators as they were.
         device: where to fit; by default where the parameters are.
+        precision: ``"bf16"`` runs the net under autocast, its products in bfloat16, while parameters, KL and
+            log-probabilities stay in float32; ``"no"`` does not. By default what Accelerate's environment or a
+            ``torch.autocast`` around the call says, else ``"no"``.
         checkpoint: a folder written after each epoch, atomically; a run that finds one there resumes from it.
         progress: whether to show a bar on stderr; by default if that is a terminal or a notebook.
 
@@ -85,6 +89,8 @@ def fit(
     warmup = 0.4 * epochs if warmup is None else warmup
     if not warmup >= 0:
         raise ValueError(f"warmup is a number of epochs ≥ 0, got {warmup!r}")
+    if precision not in (None, "no", "bf16"):
+        raise ValueError(f"precision is 'bf16', 'no' or None, got {precision!r}")
     if isinstance(loader, Iterator):
         raise ValueError("the loader is a one-pass iterator: give a DataLoader or a list, which can be read each epoch")
     elbo = MeanFieldELBO()
@@ -93,6 +99,9 @@ def fit(
     accelerator = Accelerator(device_placement=False)
     where = accelerator.device if accelerator.num_processes > 1 else _place(device, bnet)
     bound.to(where)
+    if precision is not None:  # the innermost autocast wins: over Accelerate's, and over one around
+        autocast = torch.autocast(where.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+        bound.forward = autocast(bound.forward)
     if isinstance(loader, DataLoader) and accelerator.num_processes > 1:
         loader = accelerator.prepare(loader)
     per_epoch = len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
@@ -132,7 +141,8 @@ def fit(
                             f"the loss is {float(loss.detach()):g} in epoch {epoch + 1}, batch {i}: lower lr={lr:g}, "
                             "or look at the data and the start"
                         )
-                    accelerator.backward(loss / n)
+                    with torch.autocast(where.type, enabled=False):  # backward, products are of forward's types
+                        accelerator.backward(loss / n)
                     opt.step()
                     run.step += 1
                     schedule.step()

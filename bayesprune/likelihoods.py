@@ -42,7 +42,7 @@ class SupervisedModel(nn.Module):
         self.bnet, self.size = bnet, size
 
     def forward(self, x: Any, y: Tensor | None = None) -> Tensor:
-        """Run the model on a batch; returns the net's output.
+        """Run the model on a batch; returns the net's output, in float32 at least: its log-probability is taken there.
 
         Raises:
             ValueError: an empty batch, a batch larger than ``size``, or targets that the output cannot have.
@@ -50,6 +50,7 @@ class SupervisedModel(nn.Module):
         output = call(self.bnet, x)
         if not isinstance(output, Tensor):
             raise TypeError(f"the net must return one tensor here, got {type(output).__name__}: write your own model")
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
         observation = self.bnet.observation
         assert isinstance(observation, Observation)
         n = len(output)

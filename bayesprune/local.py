@@ -58,11 +58,13 @@ def local(call: Product, loc: Tensor, var: Tensor, bias_loc: Tensor | None, bias
     Every element of the result gets noise of its own. Rows of a matrix product are independent given the weights, so
     there gradients are unbiased; over the positions of a convolution and the tokens of a sequence, which share a
     weight draw, independence is the approximation of Molchanov et al. 2017: mean and variance per element are exact,
-    the covariance between positions is left out.
+    the covariance between positions is left out. Under autocast both products are low precision, and the noise is that
+    of float32, rounded: a seed gives the same draws.
     """
     mean = call.apply(call.x, loc, bias_loc, 1)
     variance = call.apply(call.x.square(), var, bias_var, 2)
-    return AddNoise.apply(mean, variance, torch.randn_like(mean))
+    noise = torch.randn_like(mean, dtype=torch.promote_types(mean.dtype, torch.float32))
+    return AddNoise.apply(mean, variance, noise.to(mean.dtype))
 
 
 def flipout(call: Product, loc: Tensor, delta: Tensor, bias: Tensor | None) -> Tensor:
@@ -137,8 +139,10 @@ def _addmm(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Product:
     weight_first = hasattr(first, "loc")
 
     def apply(x: Tensor, w: Tensor, b: Tensor | None, power: int) -> Tensor:
-        product = (w @ x if weight_first else x @ w) * alpha**power
-        return product if b is None else product + b * beta**power
+        first, second = (w, x) if weight_first else (x, w)
+        if b is None:
+            return first @ second * alpha**power
+        return torch.addmm(b, first, second, beta=beta**power, alpha=alpha**power)
 
     x, weight = (second, first) if weight_first else (first, second)
     return Product(x, weight, bias, apply, _everywhere)

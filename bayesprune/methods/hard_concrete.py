@@ -66,7 +66,18 @@ class HardConcrete(Method):
             raise ValueError(f"HardConcrete's slab is a standard deviation > 0 or None to learn it, got {self.slab!r}")
         if not self.stretch[0] < 0 or not self.stretch[1] > 1:
             raise ValueError(f"HardConcrete's stretch is (γ, ζ) with γ < 0 and ζ > 1, got {self.stretch}")
+        if abs(self.start) > 10:
+            raise ValueError(
+                f"HardConcrete's init_open={self.init_open} starts log α at {self.start:.3g}, outside (−10, 10), where "
+                "it is held"
+            )
         check_start(self, self.init_log_scale, self.clip)
+
+    @property
+    def start(self) -> float:
+        """log α at which P(z ≠ 0) is ``init_open`` (eq. 12)."""
+        low, high = self.stretch
+        return math.log(self.init_open / (1 - self.init_open)) + self.temperature * math.log(-low / high)
 
     def over(self, weight: Weight) -> Posterior:
         return (_GaussianHardConcretePosterior if self.gaussian else _HardConcretePosterior)(weight, self)
@@ -78,9 +89,7 @@ class _HardConcretePosterior(Posterior):
     def __init__(self, weight: Weight, method: HardConcrete) -> None:
         super().__init__(weight)
         self.method = method
-        low, high = method.stretch
-        start = math.log(method.init_open / (1 - method.init_open)) + method.temperature * math.log(-low / high)
-        self.log_alpha = nn.Parameter(weight.tensor.new_full(weight.grid, start))
+        self.log_alpha = nn.Parameter(weight.tensor.new_full(weight.grid, method.start))
         first, _ = self._gate(self.log_alpha.detach()).moments()
         # the posterior's mean starts at the weight
         self.loc = nn.Parameter(weight.tensor / self.pattern.spread(first, self.layout))

@@ -37,7 +37,7 @@ class SpikeSlab(Method):
         temperature: of the relaxation, in training.
         init_inclusion: π at the start.
         init_log_scale: log σ at the start, when μ is the trained weight.
-        clip: log σ is held in this range; the start lies in it.
+        clip: log σ is held in this range, the logit of π in (−10, 10); the start lies in it.
 
     The paper keeps groups of π > ½, the median probability model, which is no threshold on SNR.
 
@@ -61,6 +61,10 @@ class SpikeSlab(Method):
         if not ((self.slab is None or self.slab > 0) and self.temperature > 0):
             raise ValueError(
                 f"SpikeSlab needs slab > 0 or None, and temperature > 0, got {self.slab} and {self.temperature}"
+            )
+        if abs(math.log(self.init_inclusion / (1 - self.init_inclusion))) > 10:
+            raise ValueError(
+                f"SpikeSlab's init_inclusion={self.init_inclusion} has a logit outside (−10, 10), where it is held"
             )
         check_start(self, self.init_log_scale, self.clip)
 
