@@ -121,6 +121,7 @@ def test_ctrl_c_in_the_fit_keeps_what_was_fitted(tmp_path: Path) -> None:
         env=ONE_THREAD,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
