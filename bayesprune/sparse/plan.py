@@ -139,7 +139,7 @@ def make_plan(
         if why is None and name not in forced:
             if bool(mask.all()):
                 why = "the mask keeps everything"
-            elif not _formats(owner, weight_matrix(net, name, mask)):
+            elif conv_geometry(owner) is not None and not _formats(owner, weight_matrix(net, name, mask)):
                 why = f"the mask fills no block that {type(owner).__name__} can run packed"
         if why is None:
             shape = called[name.rpartition(".")[0]]

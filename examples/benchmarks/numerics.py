@@ -13,6 +13,7 @@ import argparse
 import math
 
 import torch
+from pretrained_in import METHODS
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -23,20 +24,6 @@ import bayesprune as bp
 from bayesprune.data import mnist
 from bayesprune.nets import lenet_300_100, mlp
 
-BLOCK = bp.Block(4, 1)
-METHODS: dict[str, bp.Method] = {
-    "SparseVD": bp.SparseVD(),
-    "ARD": bp.ARD(),
-    "Gaussian": bp.Gaussian(),
-    "Laplace": bp.Laplace(),
-    "NormalJeffreys, rows": bp.NormalJeffreys(bp.Channel(0)),
-    "Horseshoe, rows": bp.Horseshoe(bp.Channel(0)),
-    "HardConcrete, 4×1": bp.HardConcrete(BLOCK),
-    "SpikeSlab, 4×1": bp.SpikeSlab(BLOCK),
-    "StructuredDropout, rows": bp.StructuredDropout(bp.Channel(0)),
-    "GroupVD, 4×1": bp.GroupVD(BLOCK),
-    "GroupVD tied, 4×1": bp.GroupVD(BLOCK, tied=True),
-}
 WIDTHS = (16, 64, 256, 1024, 4096)
 Examples = tuple[torch.Tensor, torch.Tensor]
 

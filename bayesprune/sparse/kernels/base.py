@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayesprune.sparse.geometry import Geometry
 
-__all__ = ["ACTIVATIONS", "Kernel"]
+__all__ = ["ACTIVATIONS", "Kernel", "Operands"]
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {
@@ -21,6 +21,18 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
         "gelu_tanh": lambda y: F.gelu(y, approximate="tanh"),
     }
 )
+
+
+class Operands(NamedTuple):
+    """All but x of a product: the plain buffers of a packed weight ``(out, in)``, and what is done to the sums."""
+
+    values: Tensor
+    crow: Tensor
+    col: Tensor
+    bias: Tensor | None
+    scale: Tensor | None
+    shape: tuple[int, int]
+    activation: str
 
 
 class Kernel(ABC):
@@ -46,21 +58,10 @@ class Kernel(ABC):
         """Can it run these values as a convolution over ``channels`` channels a group?"""
         return False
 
-    def run_conv(
-        self,
-        x: Tensor,
-        values: Tensor,
-        crow: Tensor,
-        col: Tensor,
-        bias: Tensor | None,
-        shape: tuple[int, int],
-        scale: Tensor | None,
-        activation: str,
-        geometry: Geometry,
-    ) -> Tensor:
-        """The convolution of x ``(images, channels, rows, columns)`` by a weight of ``shape``.
+    def run_conv(self, x: Tensor, weight: Operands, geometry: Geometry) -> Tensor:
+        """The convolution of x ``(images, channels, rows, columns)`` by the weight.
 
-        ``shape`` is ``(outputs, kernel rows · kernel columns · channels a group)``, the channels fastest.
+        Its shape is ``(outputs, kernel rows · kernel columns · channels a group)``, the channels fastest.
         """
         raise ValueError(f"the kernel {self.name!r} has no convolution")
 
@@ -70,18 +71,9 @@ class Kernel(ABC):
     ) -> Tensor:
         """``x`` is ``(tokens, in)`` with at least one token, in ``values``'s dtype; returns ``(tokens, out)``."""
 
-    def run_fused(
-        self,
-        x: Tensor,
-        values: Tensor,
-        crow: Tensor,
-        col: Tensor,
-        bias: Tensor | None,
-        shape: tuple[int, int],
-        scale: Tensor | None,
-        activation: str,
-    ) -> Tensor:
+    def run_fused(self, x: Tensor, weight: Operands) -> Tensor:
         """``activation((x @ values.T) * scale + bias)``, step by step where the kernel does not fuse it."""
+        values, crow, col, bias, scale, shape, activation = weight
         y = self.run(x, values.to(x.dtype), crow, col, bias if scale is None else None, shape)
         if scale is not None:
             y = y * scale.to(x.dtype)

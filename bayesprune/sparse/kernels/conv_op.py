@@ -7,7 +7,7 @@ from torch.library import Library
 
 from bayesprune.sparse.geometry import Geometry
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.kernels.base import ACTIVATIONS
+from bayesprune.sparse.kernels.base import ACTIVATIONS, Operands
 from bayesprune.sparse.kernels.ops import check_operands, chosen_kernel, refuse_second, without_autocast
 from bayesprune.sparse.kernels.reference import conv_weight, dense_of, values_at
 
@@ -70,7 +70,7 @@ def _conv(
         return x.new_empty(0, out_channels, rows, columns)
     shape = _matrix(out_channels, in_channels, geometry)
     with without_autocast(x):
-        y = chosen.run_conv(images, values, crow, col, bias, shape, scale, activation, geometry)
+        y = chosen.run_conv(images, Operands(values, crow, col, bias, scale, shape, activation), geometry)
     return y if x.dim() == 4 else y[0]
 
 

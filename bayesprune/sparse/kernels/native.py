@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.sparse.geometry import Geometry
-from bayesprune.sparse.kernels.base import Kernel
+from bayesprune.sparse.kernels.base import Kernel, Operands
 
 if TYPE_CHECKING:
     from bayesprune.sparse.native.choose import Compiled
@@ -42,12 +42,7 @@ def _call(
     made: "Compiled",
     x: Tensor,
     y: Tensor,
-    values: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    out: int,
+    weight: Operands,
     tiles: int,
     work: int,
     tokens: int,
@@ -60,6 +55,7 @@ def _call(
     """
     from bayesprune.sparse.native.threads import run
 
+    values, crow, col, bias, scale, (out, _), _ = weight
     spec, rows = made.spec, crow.numel() - 1
     threads = torch.get_num_threads() if values.numel() * work > _ALONE else 1
     chunks = 1 if threads == 1 or tiles >= 4 * threads else min(rows, -(-4 * threads // tiles))
@@ -116,26 +112,16 @@ class Native(Kernel):
     def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
         return values.device.type == "cpu" and values.dtype in _DTYPES and _available()
 
-    def run_fused(
-        self,
-        x: Tensor,
-        values: Tensor,
-        crow: Tensor,
-        col: Tensor,
-        bias: Tensor | None,
-        shape: tuple[int, int],
-        scale: Tensor | None,
-        activation: str,
-    ) -> Tensor:
+    def run_fused(self, x: Tensor, weight: Operands) -> Tensor:
         from bayesprune.sparse.native.choose import product
 
-        (out, into), tokens = shape, x.shape[0]
-        _, w, h = values.shape if values.dim() == 3 else (0, 1, 1)
-        kinds = _DTYPES[values.dtype], _DTYPES[x.dtype]
-        made = product(h, w, *kinds, min(tokens, 256), into, bias is not None, activation)
+        (out, into), tokens = weight.shape, x.shape[0]
+        _, w, h = weight.values.shape if weight.values.dim() == 3 else (0, 1, 1)
+        kinds = _DTYPES[weight.values.dtype], _DTYPES[x.dtype]
+        made = product(h, w, *kinds, min(tokens, 256), into, weight.bias is not None, weight.activation)
         y = x.new_empty(tokens, out)
         tiles = -(-tokens // made.spec.tile)
-        _call(made, x.contiguous(), y, values, crow, col, bias, scale, out, tiles, tokens, tokens, into)
+        _call(made, x.contiguous(), y, weight, tiles, tokens, tokens, into)
         return y
 
     def takes_conv(self, values: Tensor, inputs: torch.dtype, geometry: Geometry, channels: int) -> bool:
@@ -144,44 +130,31 @@ class Native(Kernel):
         _, w, h = values.shape
         return channels % w == 0 and (h % 4 == 0 or geometry.pointwise)
 
-    def run_conv(
-        self,
-        x: Tensor,
-        values: Tensor,
-        crow: Tensor,
-        col: Tensor,
-        bias: Tensor | None,
-        shape: tuple[int, int],
-        scale: Tensor | None,
-        activation: str,
-        geometry: Geometry,
-    ) -> Tensor:
+    def run_conv(self, x: Tensor, weight: Operands, geometry: Geometry) -> Tensor:
         from bayesprune.sparse.native.choose import convolution
 
         images, channels, height, width = x.shape
         rows, columns = geometry.output(height, width)
         if geometry.pointwise:
             flat = x.permute(0, 2, 3, 1).reshape(-1, channels)
-            y = self.run_fused(flat, values, crow, col, bias, shape, scale, activation)
-            return y.view(images, rows, columns, shape[0]).permute(0, 3, 1, 2)
+            return self.run_fused(flat, weight).view(images, rows, columns, weight.shape[0]).permute(0, 3, 1, 2)
         nhwc = _padded(x, *geometry.padding)
-        _, w, h = values.shape
-        kinds = _DTYPES[values.dtype], _DTYPES[x.dtype]
-        across = nhwc.shape[2]
-        made = convolution(h, w, *kinds, (rows, columns), across, channels, geometry, bias is not None, activation)
-        y = x.new_empty(images, rows, columns, shape[0])
+        _, w, h = weight.values.shape
+        kinds = _DTYPES[weight.values.dtype], _DTYPES[x.dtype]
+        across, size, biased = nhwc.shape[2], (rows, columns), weight.bias is not None
+        made = convolution(h, w, *kinds, size, across, channels, geometry, biased, weight.activation)
+        y = x.new_empty(images, rows, columns, weight.shape[0])
         together = made.spec.tile // made.spec.row  # rows of the result in a tile
         one_row = together == 1
         down, along = rows // together, -(-columns // made.spec.tile) if one_row else 1
         places = _places(geometry, channels, across, w)
-        group_rows, group_inputs = (crow.numel() - 1) // geometry.groups, channels // geometry.groups
+        group_rows, group_inputs = (weight.crow.numel() - 1) // geometry.groups, channels // geometry.groups
         line, image = together * made.spec.line, nhwc[0].numel()
         walk = (places.data_ptr(), along, down, line, image, group_rows, group_inputs)
-        operands = (made, nhwc, y, values, crow, col, bias, scale, shape[0])
-        _call(*operands, images * down * along, images * rows * columns, columns, walk=walk)
+        _call(made, nhwc, y, weight, images * down * along, images * rows * columns, columns, walk=walk)
         return y.permute(0, 3, 1, 2)
 
     def run(
         self, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, bias: Tensor | None, shape: tuple[int, int]
     ) -> Tensor:
-        return self.run_fused(x, values, crow, col, bias, shape, None, "")
+        return self.run_fused(x, Operands(values, crow, col, bias, None, shape, ""))

@@ -12,7 +12,7 @@ from torch.autograd.function import FunctionCtx
 from torch.library import Library
 
 from bayesprune.sparse.kernels import KERNELS, Kernel
-from bayesprune.sparse.kernels.base import ACTIVATIONS
+from bayesprune.sparse.kernels.base import ACTIVATIONS, Operands
 from bayesprune.sparse.kernels.reference import dense_of, grad_values
 
 __all__ = ["bsr_linear", "check_operands", "chosen_kernel", "csr_linear", "refuse_second", "without_autocast"]
@@ -75,7 +75,7 @@ def _linear(
     if not tokens.shape[0]:
         return x.new_empty((*lead, out_features))
     with without_autocast(x):
-        y = chosen.run_fused(tokens, values, crow, col, bias, shape, scale, activation)
+        y = chosen.run_fused(tokens, Operands(values, crow, col, bias, scale, shape, activation))
         return y.reshape(*lead, out_features)
 
 

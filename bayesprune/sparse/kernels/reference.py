@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bayesprune.sparse.geometry import Geometry
-from bayesprune.sparse.kernels.base import ACTIVATIONS, Kernel
+from bayesprune.sparse.kernels.base import ACTIVATIONS, Kernel, Operands
 
 __all__ = ["Reference", "conv_weight", "dense_of", "grad_values", "rows_of", "values_at"]
 
@@ -67,23 +67,12 @@ class Reference(Kernel):
     def takes_conv(self, values: Tensor, inputs: torch.dtype, geometry: Geometry, channels: int) -> bool:
         return True
 
-    def run_conv(
-        self,
-        x: Tensor,
-        values: Tensor,
-        crow: Tensor,
-        col: Tensor,
-        bias: Tensor | None,
-        shape: tuple[int, int],
-        scale: Tensor | None,
-        activation: str,
-        geometry: Geometry,
-    ) -> Tensor:
-        weight = conv_weight(dense_of(values.to(x.dtype), crow, col, shape), geometry)
+    def run_conv(self, x: Tensor, weight: Operands, geometry: Geometry) -> Tensor:
+        values, crow, col, bias, scale, shape, activation = weight
+        g, dense = geometry, conv_weight(dense_of(values.to(x.dtype), crow, col, shape), geometry)
         if scale is not None:
-            weight = weight * scale.to(x.dtype)[:, None, None, None]
-        g = geometry
-        return ACTIVATIONS[activation](F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups))
+            dense = dense * scale.to(x.dtype)[:, None, None, None]
+        return ACTIVATIONS[activation](F.conv2d(x, dense, bias, g.stride, g.padding, g.dilation, g.groups))
 
     def run(
         self, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, bias: Tensor | None, shape: tuple[int, int]

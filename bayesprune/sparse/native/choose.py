@@ -1,5 +1,6 @@
 """Which code to make for a product: its tiles, its vectors, how x is read."""
 
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -44,8 +45,6 @@ def product(
     """The kernel for a product of ``tokens`` tokens of ``features`` inputs, compiled where that was not done before."""
     isa = host_isa()
     lanes = vector_of(h, isa)
-    pairs = isa.dot_bf16 and lanes == isa.lanes and inputs == "bf16" and weights in ("bf16", "i8") and w % 2 == 0
-    plain = inputs == "f32" or pairs  # x can be read where it lies
     if lanes < isa.lanes and tokens >= isa.lanes // 2:
         most = 8 if h < 4 else 4 if h < 6 else 3 if h < 12 else 2
         vectors = -(-tokens // isa.lanes)
@@ -55,9 +54,10 @@ def product(
         most = _most(isa, h, lanes)
         wanted = -(-tokens // -(-tokens // most))
         tile = min(next((t for t in _TILES if t >= wanted), most), most)
+        spec = Spec(isa, h, w, weights, inputs, tile, lanes, "outputs", 0, bias, activation)
         # several tokens are packed: read where they lie, they fall into the same few sets of the cache
-        stride = features if plain and features % w == 0 and tile == 1 else 0
-        spec = Spec(isa, h, w, weights, inputs, tile, lanes, "outputs", stride, bias, activation)
+        if tile == 1 and features % w == 0 and (inputs == "f32" or spec.pairs):
+            spec = replace(spec, stride=features)
     return Compiled(spec, *entry(linear_ir, ENTRY, spec), scratch_bytes(spec, features))
 
 

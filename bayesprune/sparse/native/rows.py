@@ -4,6 +4,8 @@
 - Vectors along tokens, where a block has too few outputs to fill a vector: one weight times a vector of x.
 """
 
+from abc import ABC, abstractmethod
+
 from llvmlite import ir
 
 from bayesprune.sparse.native.arithmetic import ITEM, activate, itemsize, narrow, widened
@@ -16,7 +18,7 @@ _CHAINS = 10  # independent sums that hide the latency of a multiply-add
 _BODY = 256  # multiply-adds in an unrolled loop body
 
 
-class Row:
+class Row(ABC):
     """A function that adds up one block row for a tile of tokens, in registers.
 
     Subclasses say how many sums there are, what one step (an input or a pair of inputs) adds to them, and where they
@@ -35,9 +37,9 @@ class Row:
         self.y, self.ldy, self.bias, self.scale, self.valid = rest
         self.steps = spec.w // 2 if spec.pairs else spec.w
 
+    @abstractmethod
     def step(self, weights: Value, x: Value, number: int, sums: list[Value], split: int) -> list[Value]:
         """The sums after the inputs of step ``number``, counted from ``weights`` and ``x``."""
-        raise NotImplementedError
 
     def total(self) -> list[Value]:
         """The loop over the row's blocks; returns the sums."""
