@@ -1,6 +1,5 @@
 """A convolution whose weight is packed."""
 
-import torch
 from torch import Tensor
 
 from bayesprune.sparse.formats import SparseWeight
@@ -25,6 +24,7 @@ class SparseConv2d(SparseLinear):
         kernel: a name from ``bayesprune.sparse.kernels.KERNELS``.
         activation: see :class:`SparseLinear`.
 
+    >>> import torch
     >>> from bayesprune.sparse import BSR
     >>> packed = BSR(4, 2).pack(torch.ones(4, 18), torch.ones(4, 18, dtype=torch.bool))
     >>> SparseConv2d(packed, None, Geometry((3, 3)))(torch.ones(1, 2, 5, 4)).shape
@@ -52,12 +52,10 @@ class SparseConv2d(SparseLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` is ``(images, in_channels, rows, columns)`` or one image; the result likewise."""
-        own = self.values.dtype if self.scale is None else None
-        if own and x.dtype != own and not x.is_meta and torch.is_autocast_enabled(x.device.type):
-            x = x.to(own)
         g = self.geometry
         return bsr_conv2d(
-            *(x, self.values, self.crow, self.col, self.bias, self.scale, self.out_channels, self.in_channels),
+            *(self._cast(x), self.values, self.crow, self.col, self.bias, self.scale),
+            *(self.out_channels, self.in_channels),
             *(list(size) for size in (g.kernel, g.stride, g.padding, g.dilation)),
             *(g.groups, self.kernel, self.activation),
         )

@@ -62,10 +62,13 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` is ``(*lead, in)``; returns ``(*lead, out)``."""
-        own = self.values.dtype if self.scale is None else None
-        if own and x.dtype != own and not x.is_meta and torch.is_autocast_enabled(x.device.type):
-            x = x.to(own)
-        return self.format.linear(x, self.sparse_weight, self.bias, self.kernel, self.activation)
+        return self.format.linear(self._cast(x), self.sparse_weight, self.bias, self.kernel, self.activation)
+
+    def _cast(self, x: Tensor) -> Tensor:
+        """Under autocast, ``x`` in the dtype of the values, unless these are integers with a scale."""
+        own = self.values.dtype if self.scale is None else x.dtype
+        wanted = x.dtype != own and not x.is_meta and torch.is_autocast_enabled(x.device.type)
+        return x.to(own) if wanted else x
 
     def extra_repr(self) -> str:
         return (

@@ -7,8 +7,8 @@ from torch.library import Library
 
 from bayesprune.sparse.geometry import Geometry
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.kernels.base import ACTIVATIONS, Operands
-from bayesprune.sparse.kernels.ops import check_operands, chosen_kernel, refuse_second, without_autocast
+from bayesprune.sparse.kernels.base import Operands
+from bayesprune.sparse.kernels.ops import check_operands, chosen_kernel, grad_before, refuse_second, without_autocast
 from bayesprune.sparse.kernels.reference import conv_weight, dense_of, values_at
 
 __all__ = ["bsr_conv2d"]
@@ -107,10 +107,8 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
     *sizes, kernel, activation = ctx.rest
     wants_x, wants_values, _, _, wants_bias, *_ = ctx.needs_input_grad
     if activation:  # what went into it is worked out anew, which costs less than keeping it
-        before = bsr_conv2d(x, values.detach(), crow, col, bias, scale, *sizes, kernel, "").detach()
-        with torch.enable_grad():
-            before.requires_grad_()
-            (grad,) = torch.autograd.grad(ACTIVATIONS[activation](before), before, grad)
+        before = bsr_conv2d(x, values.detach(), crow, col, bias, scale, *sizes, kernel, "")
+        grad = grad_before(activation, before, grad)
     into_x = into_values = None
     if wants_x or wants_values:
         into_x, into_values = torch.ops.bayesprune.bsr_conv2d_grads(grad, x, values, crow, col, scale, *sizes)

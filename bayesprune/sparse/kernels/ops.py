@@ -15,7 +15,15 @@ from bayesprune.sparse.kernels import KERNELS, Kernel
 from bayesprune.sparse.kernels.base import ACTIVATIONS, Operands
 from bayesprune.sparse.kernels.reference import dense_of, grad_values
 
-__all__ = ["bsr_linear", "check_operands", "chosen_kernel", "csr_linear", "refuse_second", "without_autocast"]
+__all__ = [
+    "bsr_linear",
+    "check_operands",
+    "chosen_kernel",
+    "csr_linear",
+    "grad_before",
+    "refuse_second",
+    "without_autocast",
+]
 
 _LINEAR = (
     "(Tensor x, Tensor values, Tensor crow, Tensor col, Tensor? bias, Tensor? scale, "
@@ -113,6 +121,14 @@ def _remember(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
     ctx.rest = rest  # type: ignore[attr-defined]
 
 
+def grad_before(activation: str, before: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of what went into the activation, from that of what came out."""
+    before = before.detach()
+    with torch.enable_grad():
+        before.requires_grad_()
+        return torch.autograd.grad(ACTIVATIONS[activation](before), before, grad)[0]
+
+
 def refuse_second(ctx: FunctionCtx, *grads: Tensor) -> None:
     """The backward pass of a backward pass."""
     raise NotImplementedError(
@@ -132,10 +148,8 @@ def _define(name: str) -> None:
         if activation:  # what went into it is worked out anew, which costs less than keeping it
             before = getattr(ops, name)(
                 x, values.detach(), crow, col, bias, scale, out_features, in_features, kernel, ""
-            ).detach()
-            with torch.enable_grad():
-                before.requires_grad_()
-                (grad,) = torch.autograd.grad(ACTIVATIONS[activation](before), before, grad)
+            )
+            grad = grad_before(activation, before, grad)
         into_x = getattr(ops, f"{name}_grad_x")(grad, values, crow, col, scale, in_features) if wants_x else None
         into_values = getattr(ops, f"{name}_grad_values")(grad, x, values, crow, col) if wants_values else None
         into_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if bias is not None and wants_bias else None
