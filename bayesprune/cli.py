@@ -82,7 +82,7 @@ def bench(
     if model is not None:
         if example is None:
             raise ValueError("say the shape of the model's input: --example 64x784")
-        found = benchmark.of_model(model, benchmark.sizes(example, "--example"), threads, budget)
+        found = benchmark.of_model(model, benchmark.sizes(example, "--example"), threads, budget, rivals)
     else:
         settings = benchmark.settings(shape, tokens, sparsity, block, bits, dtype, threads)
         found = benchmark.of_products(settings, rivals, budget)

@@ -1,5 +1,6 @@
 """Sparse and dense products side by side, on the user's shapes and processor."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -9,13 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bayesprune.sparse.conv import SparseConv2d
+from bayesprune.sparse.feed_forward import give_back
 from bayesprune.sparse.formats import BSR, CSR, Format
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.kernels.torch_sparse import torch_tensor
 from bayesprune.sparse.linear import SparseLinear
+from bayesprune.sparse.opened import Opened
 from bayesprune.sparse.race import race
+from bayesprune.sparse.swap import put
+from bayesprune.sparse.wholes import set_fast_paths
 
-__all__ = ["Measured", "Setting", "bench", "dense_twin", "measured_peak", "random_mask"]
+__all__ = ["Measured", "Setting", "bench", "dense_twin", "measured_peak", "random_mask", "rival_ways"]
 
 
 @dataclass(frozen=True)
@@ -89,14 +95,15 @@ def random_mask(setting: Setting, seed: int = 0) -> Tensor:
     return grid[: setting.out, : setting.into]
 
 
-def _torch_ways(packed_form: Format, weight: Tensor, mask: Tensor, x: Tensor) -> dict[str, Callable[[], object]]:
-    """torch's own sparse products, over tensors made beforehand, where torch has them."""
+def _torch_ways(form: Format, weight: Tensor, mask: Tensor, x: Tensor) -> dict[str, Callable[[], object]]:
+    """torch's own sparse products with x ``(tokens, in)``, over tensors made beforehand, where torch has them."""
     ways: dict[str, Callable[[], object]] = {}
     csr = CSR().pack(weight, mask)
     tensors = {"torch CSR @ x": torch_tensor(csr.values, csr.crow, csr.col, csr.shape)}
-    if isinstance(packed_form, BSR) and KERNELS["torch"].supports(packed_form.pack(weight, mask).values, csr.shape):
-        bsr = packed_form.pack(weight, mask)
-        tensors["torch BSR @ x"] = torch_tensor(bsr.values, bsr.crow, bsr.col, bsr.shape)
+    if isinstance(form, BSR):
+        bsr = BSR(form.h, form.w).pack(weight, mask)
+        if KERNELS["torch"].supports(bsr.values, bsr.shape):
+            tensors["torch BSR @ x"] = torch_tensor(bsr.values, bsr.crow, bsr.col, bsr.shape)
     for name, tensor in tensors.items():
         ways[name] = partial(torch.matmul, tensor, x.T)
         if "BSR" in name:
@@ -121,6 +128,11 @@ def _scipy_way(form: Format, weight: Tensor, mask: Tensor, x: Tensor) -> dict[st
     if isinstance(form, BSR) and form.h * form.w > 1 and not weight.shape[0] % form.h and not weight.shape[1] % form.w:
         name, made = "scipy BSR", scipy.sparse.bsr_array(masked, blocksize=(form.h, form.w))
     return {name: partial(made.__matmul__, across)}
+
+
+def rival_ways(form: Format, weight: Tensor, mask: Tensor, x: Tensor) -> dict[str, Callable[[], object]]:
+    """The sparse products of others by ``weight * mask``, packed beforehand, with x ``(tokens, in)``."""
+    return _torch_ways(form, weight, mask, x) | _scipy_way(form, weight, mask, x)
 
 
 def _onnx_way(weight: Tensor, x: Tensor, threads: int) -> dict[str, Callable[[], object]]:
@@ -171,22 +183,20 @@ def bench(setting: Setting, rivals: bool = True, budget: float = 1.0) -> Measure
         with torch.no_grad():
             ways: dict[str, Callable[[], object]] = {"dense": partial(F.linear, x, weight), "ours": partial(layer, x)}
             if rivals:
-                form = setting.form
-                ways |= _torch_ways(BSR(form.h, form.w) if isinstance(form, BSR) else CSR(), weight, mask, x)
-                ways |= _scipy_way(form, weight, mask, x) | _onnx_way(weight, x, setting.threads)
+                ways |= rival_ways(setting.form, weight, mask, x) | _onnx_way(weight, x, setting.threads)
             seconds = race(ways, device=x.device, budget=budget, rounds=200, sample=1e-3)
     finally:
         torch.set_num_threads(before)
     return Measured(setting, seconds, int(mask.count_nonzero()) / mask.numel())
 
 
-def measured_peak(dtype: torch.dtype = torch.float32, threads: int = 1) -> float:
-    """The most multiplications and additions a second, in 10⁹, that a large dense product reaches here."""
+def measured_peak(dtype: torch.dtype = torch.float32, threads: int = 1, budget: float = 1.0) -> float:
+    """The most multiplications and additions a second, in 10⁹, that a large dense product reaches in ``budget`` s."""
     a = torch.randn(2048, 2048).to(dtype)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        seconds = race({"product": partial(torch.mm, a, a)}, device=a.device, budget=1.0, rounds=20)
+        seconds = race({"product": partial(torch.mm, a, a)}, device=a.device, budget=budget, rounds=20)
     finally:
         torch.set_num_threads(before)
     return 2e-9 * 2048**3 / seconds["product"]
@@ -194,15 +204,12 @@ def measured_peak(dtype: torch.dtype = torch.float32, threads: int = 1) -> float
 
 def dense_twin(net: nn.Module) -> nn.Module:
     """A copy of a net whose packed layers are dense again, zeros stored: what it is to be compared with."""
-    import copy
-
-    from bayesprune.sparse.conv import SparseConv2d
-
     twin = copy.deepcopy(net)
+    packed = [path for path, module in net.named_modules() if isinstance(module, (SparseLinear, Opened))]
     for path, layer in list(twin.named_modules()):
         if not isinstance(layer, SparseLinear):
             continue
-        bias = layer.bias is not None
+        bias, weight = layer.bias is not None, layer.weight
         made: nn.Module
         if isinstance(layer, SparseConv2d):
             g = layer.geometry
@@ -211,11 +218,13 @@ def dense_twin(net: nn.Module) -> nn.Module:
             )
         else:
             made = nn.Linear(layer.in_features, layer.out_features, bias)
-        made.load_state_dict({"weight": layer.weight, **({"bias": layer.bias} if bias else {})})
-        after = {"relu": nn.ReLU(), "gelu": nn.GELU(), "gelu_tanh": nn.GELU("tanh")}.get(layer.activation)
-        made = made if after is None else nn.Sequential(made, after)
-        if not path:
-            return made.eval()
-        parent, _, leaf = path.rpartition(".")
-        setattr(twin.get_submodule(parent), leaf, made)
+        made.to(weight).load_state_dict({"weight": weight, **({"bias": layer.bias} if bias else {})})
+        twin = put(twin, path, made)
+        if layer.activation and not give_back(twin, path, layer.activation):
+            after = {"relu": nn.ReLU(), "gelu": nn.GELU(), "gelu_tanh": nn.GELU("tanh")}[layer.activation]
+            twin = put(twin, path, nn.Sequential(made, after))
+    for path, module in list(twin.named_modules()):
+        if isinstance(module, Opened):
+            twin = put(twin, path, module.closed())
+    set_fast_paths(twin, packed, on=True)
     return twin.eval()

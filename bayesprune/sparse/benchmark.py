@@ -4,7 +4,6 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import geometric_mean
@@ -12,21 +11,26 @@ from statistics import geometric_mean
 import torch
 
 from bayesprune.sparse.bench import Setting, bench, dense_twin, measured_peak
+from bayesprune.sparse.conv import channels_last
+from bayesprune.sparse.end_to_end import EndToEnd, compare
 from bayesprune.sparse.file import load
 from bayesprune.sparse.formats import BSR, CSR, Format
-from bayesprune.sparse.race import race
+from bayesprune.sparse.plan_cache import processor
 
-__all__ = ["Benchmark", "of_model", "of_products", "settings", "sizes"]
+__all__ = ["Benchmark", "of_model", "of_products", "settings", "sizes", "tables"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+Rows = Sequence[tuple[str, ...]]
+
+
 @dataclass(frozen=True)
 class Benchmark:
-    """Rows of a table, the machine they were measured on, and the same as plain data."""
+    """Tables, the machine they were measured on, and the same as plain data."""
 
     title: str
-    rows: Sequence[tuple[str, ...]]
+    tables: Sequence[Rows]
     data: dict[str, object]
 
     def json(self) -> str:
@@ -34,9 +38,13 @@ class Benchmark:
         return json.dumps(self.data, indent=2) + "\n"
 
     def __str__(self) -> str:
-        widths = [max(len(row[k]) for row in self.rows) for k in range(len(self.rows[0]))]
-        lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in self.rows]
-        return "\n".join([self.title, *lines])
+        return "\n".join([self.title, "\n\n".join(_table(rows) for rows in self.tables)])
+
+
+def _table(rows: Rows) -> str:
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)
 
 
 def sizes(text: str, option: str, least: int = 1) -> tuple[int, ...]:
@@ -87,12 +95,7 @@ def settings(
 
 
 def _machine() -> dict[str, object]:
-    name = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        named = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        name = named[0] if named else name
-    return {"processor": name, "torch": torch.__version__, "python": platform.python_version()}
+    return {"processor": processor(), "torch": torch.__version__, "python": platform.python_version()}
 
 
 def of_products(wanted: Sequence[Setting], rivals: bool, budget: float) -> Benchmark:
@@ -117,15 +120,36 @@ def of_products(wanted: Sequence[Setting], rivals: bool, budget: float) -> Bench
             blank[2 + ours] = f"{mean:.2f}×"
             rows.append((f"geometric mean, {label}", *blank))
     first = wanted[0]
-    peak = measured_peak(first.dtype, first.threads)
+    peak = measured_peak(first.dtype, first.threads, budget)
     machine = _machine()
     title = f"{machine['processor']}, torch {machine['torch']}; dense reaches {peak:.0f} GFLOP/s on 2048×2048×2048"
     data = {**machine, "peak_gflops": peak, "settings": [m.to_dict() for m in found], "geometric_means": means}
-    return Benchmark(title, rows, data)
+    return Benchmark(title, [rows], data)
 
 
-def of_model(path: Path, shape: tuple[int, ...], threads: int, budget: float) -> Benchmark:
-    """Time a saved net against its dense self on a random input of ``shape``.
+def tables(found: EndToEnd) -> list[Rows]:
+    """What was found, as three tables: end to end, layer by layer, and where the time goes."""
+    dense = found.seconds["dense"]
+    whole: list[tuple[str, ...]] = [("", "time", "against dense")]
+    whole += [(way, f"{t * 1e6:,.0f} µs", f"{dense / t:.2f}×") for way, t in found.seconds.items()]
+    whole.append(("Amdahl's bound", "", f"{found.bound:.2f}×, {found.speedup / found.bound:.0%} of it reached"))
+    ways = list(dict.fromkeys(way for layer in found.layers.values() for way in layer.seconds if way != "dense"))
+    layers: list[tuple[str, ...]] = [("packed layer", "input", "dense", "ideal", *ways)]
+    for path, layer in found.layers.items():
+        own = layer.seconds["dense"]
+        ratios = (f"{own / layer.seconds[way]:.2f}×" if way in layer.seconds else "–" for way in ways)
+        sizes = "×".join(map(str, layer.shape))
+        layers.append((path or "the net", sizes, f"{own * 1e6:,.0f} µs", f"{1 / max(layer.kept, 1e-9):.1f}×", *ratios))
+    spent: list[tuple[str, ...]] = [("time spent in", "dense", "sparse")]
+    kinds = dict.fromkeys(kind for times in found.spent.values() for kind in times)
+    for kind in sorted(kinds, key=lambda kind: -found.spent["sparse"].get(kind, 0.0)):
+        times = (found.spent[way].get(kind) for way in ("dense", "sparse"))
+        spent.append((kind, *("–" if t is None else f"{t * 1e6:,.0f} µs" for t in times)))
+    return [whole, layers, spent] if found.layers else [whole, spent]
+
+
+def of_model(path: Path, shape: tuple[int, ...], threads: int, budget: float, rivals: bool = True) -> Benchmark:
+    """Time a saved net against its dense self on a random input of ``shape``, convolutions channels-last.
 
     Raises:
         ValueError: the net does not take that shape, or is refused by :func:`bayesprune.sparse.load`.
@@ -134,23 +158,19 @@ def of_model(path: Path, shape: tuple[int, ...], threads: int, budget: float) ->
     dense = dense_twin(sparse)
     dtype = next((p.dtype for p in dense.parameters() if p.is_floating_point()), torch.float32)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    if x.dim() == 4:
+        dense, x = channels_last(dense), x.contiguous(memory_format=torch.channels_last)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.no_grad():
-            try:
-                apart = float((sparse(x) - dense(x)).abs().max())
-            except (RuntimeError, ValueError) as error:
-                raise ValueError(f"the net does not take an input of shape {shape}: {error}") from error
-            ways = {"dense": partial(dense, x), "sparse": partial(sparse, x)}
-            seconds = race(ways, device=x.device, budget=budget, rounds=500, sample=1e-3)
+        found = compare(sparse, dense, x, runtime=rivals, rivals=rivals, budget=budget)
     finally:
         torch.set_num_threads(before)
-    rows = [("", "time", "against dense")]
-    rows += [(name, f"{t * 1e6:,.0f} µs", f"{seconds['dense'] / t:.2f}×") for name, t in seconds.items()]
-    machine = _machine()
-    data = {**machine, "model": str(path), "shape": list(shape), "threads": threads, "seconds": seconds}
+    peak = measured_peak(dtype, threads, budget)
+    machine = {**_machine(), "peak_gflops": peak}
+    data = {**machine, "model": str(path), "shape": list(shape), "threads": threads, **found.to_dict()}
     title = (
-        f"{path}, input {'×'.join(map(str, shape))}, {threads} thread{'s' * (threads != 1)}; outputs {apart:.1e} apart"
+        f"{path}, input {'×'.join(map(str, shape))}, {threads} thread{'s' * (threads != 1)}; "
+        f"outputs {found.apart:.1e} apart; dense reaches {peak:.0f} GFLOP/s on 2048×2048×2048"
     )
-    return Benchmark(title, rows, data | {"largest_difference": apart})
+    return Benchmark(title, tables(found), data)

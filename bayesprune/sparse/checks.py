@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-__all__ = ["call", "check_masks", "check_means", "run_example", "shared_names"]
+__all__ = ["all_finite", "call", "check_masks", "check_means", "run_example", "shared_names"]
 
 
 def _names(names: Iterable[str], most: int = 8) -> str:
@@ -21,6 +21,18 @@ def shared_names(net: nn.Module) -> dict[str, list[str]]:
     for name, parameter in found:
         names.setdefault(id(parameter), []).append(name)
     return {name: names[id(parameter)] for name, parameter in found}
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether ``x`` holds no NaN and no infinity, without a copy of it.
+
+    >>> all_finite(torch.tensor([1.0, torch.nan])), all_finite(torch.ones(2))
+    (False, True)
+    """
+    if not x.is_floating_point() or not x.numel():
+        return bool(torch.isfinite(x).all())
+    x = x.float() if x.itemsize == 1 else x
+    return bool(torch.isfinite(torch.stack(x.aminmax())).all())  # NaN is the least and the largest of all
 
 
 def check_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -61,7 +73,7 @@ def check_means(net: nn.Module, means: Mapping[str, Tensor]) -> None:
         if not isinstance(mean, Tensor) or mean.shape != targets[name].shape:
             got = tuple(mean.shape) if isinstance(mean, Tensor) else type(mean).__name__
             raise ValueError(f"the mean of {name!r} must be a tensor of shape {tuple(targets[name].shape)}, got {got}")
-        if name in parameters and not bool(torch.isfinite(mean).all()):
+        if name in parameters and not all_finite(mean):
             raise ValueError(f"the mean of {name!r} holds NaN or infinity; the fit has diverged")
     for name, names in shared_names(net).items():
         for other in names:

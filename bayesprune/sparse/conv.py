@@ -1,14 +1,16 @@
 """A convolution whose weight is packed."""
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from bayesprune.sparse.formats import SparseWeight
 from bayesprune.sparse.geometry import Geometry
-from bayesprune.sparse.kernels.conv_op import bsr_conv2d
+from bayesprune.sparse.kernels.conv_op import bsr_conv2d, convolve
+from bayesprune.sparse.kernels.dispatch import unwatched
 from bayesprune.sparse.kernels.reference import conv_weight
 from bayesprune.sparse.linear import SparseLinear
 
-__all__ = ["SparseConv2d"]
+__all__ = ["SparseConv2d", "channels_last"]
 
 
 class SparseConv2d(SparseLinear):
@@ -53,6 +55,8 @@ class SparseConv2d(SparseLinear):
     def forward(self, x: Tensor) -> Tensor:
         """``x`` is ``(images, in_channels, rows, columns)`` or one image; the result likewise."""
         g = self.geometry
+        if type(self) is SparseConv2d and unwatched(x, self._parameters.get("values")):
+            return convolve(x, self._operands(), g, self.kernel)
         return bsr_conv2d(
             *(self._cast(x), self.values, self.crow, self.col, self.bias, self.scale),
             *(self.out_channels, self.in_channels),
@@ -62,3 +66,8 @@ class SparseConv2d(SparseLinear):
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, {self.geometry}, " + super().extra_repr()
+
+
+def channels_last(net: nn.Module) -> nn.Module:
+    """``net`` with the weights of its dense convolutions channels-last, so that what they give is; in place."""
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,34 +1,19 @@
-"""Apply a plan: the one place that swaps modules."""
+"""Apply a plan: the net with its weights packed, its activations fused."""
 
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from bayesprune.sparse.apply import apply
 from bayesprune.sparse.choices import Plan
-from bayesprune.sparse.formats import Dense, Format, SparseWeight
+from bayesprune.sparse.conv import SparseConv2d, channels_last
+from bayesprune.sparse.formats import Dense, Format
 from bayesprune.sparse.fuse import fuse
 from bayesprune.sparse.masked import masked_copy
-from bayesprune.sparse.places import packed_layer, weight_matrix
 from bayesprune.sparse.plan import forced_formats, make_plan
+from bayesprune.sparse.wholes import calls_on
 
-__all__ = ["export", "swap"]
-
-
-def swap(
-    net: nn.Module, path: str, packed: SparseWeight, kernel: str, trained: bool = True, activation: str = ""
-) -> nn.Module:
-    """Put a packed layer in the place of the linear layer or convolution ``path``, with its bias and mode.
-
-    In place; returns the net, which is the new layer itself where ``path`` is empty.
-    """
-    old = net.get_submodule(path)
-    new = packed_layer(old, packed, kernel, activation).train(old.training)
-    new.values.requires_grad_(trained and new.values.is_floating_point())
-    if not path:
-        return new
-    parent, _, leaf = path.rpartition(".")
-    setattr(net.get_submodule(parent), leaf, new)
-    return net
+__all__ = ["export"]
 
 
 def export(
@@ -39,12 +24,17 @@ def export(
     example: object,
     plan: Plan | None = None,
     formats: Mapping[str, Format] | None = None,
+    cached: bool = True,
 ) -> nn.Module:
     """A copy of ``net`` in eval mode that computes with ``means * masks``, packed where that is faster.
 
-    A ReLU or GELU right after a packed layer of an ``nn.Sequential`` is worked out in it, and an ``nn.Identity`` takes
-    its place. What cannot run packed (the plan says which, and why) stays masked dense in its own module; fine-tuning
-    such a weight fills its zeros again. An infinite input meets no masked weight here, where ``inf * 0`` is NaN.
+    ``nn.MultiheadAttention``, ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``, which read their weights themselves, are opened
+    into layers where that is faster as a whole; torch's encoders then have no fast path that would pass over them.
+    A batch normalisation, a ReLU or a GELU (torch's transformer layers' included) that alone takes the result of a
+    packed layer is worked out in it, and an ``nn.Identity`` takes its place: training what was exported goes on without
+    batch statistics. What cannot run packed (the plan says which, and why) stays masked dense in its own module;
+    fine-tuning such a weight fills its zeros again. An infinite input meets no masked weight here, where ``inf * 0`` is
+    NaN.
 
     Args:
         net: the dense net; it is copied and not touched.
@@ -53,6 +43,7 @@ def export(
         example: an input batch, or a tuple or dict of arguments, for timing.
         plan: made before by :func:`bayesprune.sparse.plan`; without it one is made.
         formats: a format by glob over names of weights or modules; one that is slower than dense warns.
+        cached: False measures anew what was measured before; see :func:`bayesprune.sparse.plan`.
 
     Raises:
         ValueError: masks, means, example or plan that do not fit the net.
@@ -65,18 +56,16 @@ def export(
     """
     masked = masked_copy(net, means, masks)
     if plan is None:
-        plan = make_plan(masked, masks, example, formats)
+        plan = make_plan(masked, masks, example, formats, cached)
     else:
         plan.check(masked, masks)
         forced = forced_formats(masks, formats)
         if forced:
-            again = make_plan(masked, {name: masks[name] for name in forced}, example, formats)
+            again = make_plan(masked, {name: masks[name] for name in forced}, example, formats, cached)
             plan = Plan({**plan.choices, **again.choices}, plan.device, plan.threads)
-    for name, choice in plan.choices.items():
-        if not isinstance(choice.format, Dense):
-            weight = masked.get_parameter(name)
-            kept = weight_matrix(masked, name, masks[name].to(weight.device))
-            packed = choice.format.pack(weight_matrix(masked, name, weight.detach()), kept)
-            masked = swap(masked, name.rpartition(".")[0], packed, choice.kernel, weight.requires_grad)
+    packed = [name for name, choice in plan.choices.items() if not isinstance(choice.format, Dense)]
+    masked = apply(masked, plan.choices, masks, calls_on(masked, example, packed))
     fuse(masked, example)
+    if any(isinstance(module, SparseConv2d) for module in masked.modules()):
+        channels_last(masked)  # what packed convolutions hand on is so: others would turn it round, and it back
     return masked

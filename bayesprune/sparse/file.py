@@ -13,17 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.layout import layout_of
-from bayesprune.sparse.convert import swap
+from bayesprune.sparse.checks import all_finite
+from bayesprune.sparse.feed_forward import hand_over
 from bayesprune.sparse.formats import SparseWeight
-from bayesprune.sparse.fuse import silence
+from bayesprune.sparse.fuse import silence, silent_in
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.linear import SparseLinear
 from bayesprune.sparse.manifest import FileError, Manifest, SparseEntry, TensorEntry, sha256
 from bayesprune.sparse.places import conv_geometry
 from bayesprune.sparse.rebuild import CannotRebuildError, build, describe
 from bayesprune.sparse.storage import Stored, restore, store
+from bayesprune.sparse.swap import swap
+from bayesprune.sparse.wholes import open_at, opened_in, set_fast_paths
 
 __all__ = ["FileError", "load", "nbytes", "save"]
+
+_SLACK = 2**24  # bytes that a file may claim beyond the net it tells of and four times its own
 
 
 def _tensors(net: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
@@ -59,7 +64,7 @@ def _check_savable(net: nn.Module) -> None:
     for kind, name, x in _tensors(net):
         if x.is_meta:
             raise ValueError(f"{name!r} is on the meta device and holds no values")
-        if kind == "parameter" and x.is_floating_point() and not bool(torch.isfinite(x).all()):
+        if kind == "parameter" and x.is_floating_point() and not all_finite(x):
             raise ValueError(f"the parameter {name!r} holds NaN or infinity")
 
 
@@ -121,7 +126,7 @@ def save(sparse: nn.Module, path: str | PathLike[str]) -> None:
     sums: dict[str, list[object]] = {
         name: [str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)] for name, x in buffers.items()
     }
-    metadata = Manifest(net, needs_net, entries, ties, layers, sums).write()
+    metadata = Manifest(net, needs_net, entries, ties, layers, opened_in(sparse), silent_in(sparse), sums).write()
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         safetensors.torch.save_file(buffers, partial, metadata)
@@ -147,6 +152,14 @@ def _read(path: Path) -> tuple[Manifest, dict[str, Tensor]]:
     return manifest, tensors
 
 
+def _check_claims(net: nn.Module, manifest: Manifest, buffers: Mapping[str, Tensor]) -> None:
+    """Raise before anything is unpacked where that would take much more than the net and the file do."""
+    own, stored = nbytes(net), sum(x.nbytes for x in buffers.values())
+    claimed = sum(entry.nbytes for entry in manifest.tensors.values())
+    if claimed > own + 4 * stored + _SLACK:
+        raise FileError(f"the file claims tensors of {claimed:,} bytes; its net has {own:,}, and it holds {stored:,}")
+
+
 def _restored(manifest: Manifest, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors = {}
     for name, entry in manifest.tensors.items():
@@ -156,7 +169,7 @@ def _restored(manifest: Manifest, buffers: Mapping[str, Tensor]) -> dict[str, Te
             x = restore(Stored(entry.how, entry.dtype, entry.shape, block, parts))
         except (KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
             raise FileError(f"{name!r} cannot be unpacked: {error}") from error
-        if entry.kind == "parameter" and x.is_floating_point() and not bool(torch.isfinite(x).all()):
+        if entry.kind == "parameter" and x.is_floating_point() and not all_finite(x):
             raise FileError(f"the parameter {name!r} holds NaN or infinity")
         if entry.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -188,6 +201,11 @@ def _features(net: nn.Module, path: str) -> tuple[int, int] | None:
 
 
 def _swap_in(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> nn.Module:
+    for path, split in manifest.opened.items():
+        try:
+            net = open_at(net, path, split)
+        except (AttributeError, ValueError) as error:
+            raise FileError(f"the file has {path!r} opened, which does not fit the net: {error}") from error
     for path, entry in manifest.sparse.items():
         found = _features(net, path)
         if found != entry.shape:
@@ -207,8 +225,16 @@ def _swap_in(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) 
             kernel = "reference"
             warnings.warn(f"{path}: no kernel {entry.kernel!r} here; {kernel!r} runs, and is slow", stacklevel=3)
         net = swap(net, path, packed, kernel, activation=entry.activation)
+        if net.get_submodule(path).bias is None and f"{prefix}bias" in tensors:  # of what was worked into the layer
+            net.get_submodule(path).bias = nn.Parameter(torch.empty(entry.shape[0]))
         if entry.activation:
-            silence(net, path, entry.activation)
+            hand_over(net, path)
+    for path in manifest.silent:
+        try:
+            silence(net, path)
+        except ValueError as error:
+            raise FileError(f"the file has nothing at {path!r}, which does not fit the net: {error}") from error
+    set_fast_paths(net, (*manifest.sparse, *manifest.opened), on=False)
     return net
 
 
@@ -232,7 +258,8 @@ def _fill(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> 
 def load(path: str | PathLike[str], net: nn.Module | None = None) -> nn.Module:
     """Read what :func:`save` wrote: a net in eval mode on the CPU with the same outputs, bit for bit.
 
-    Nothing in the file is run or imported. A net of torch.nn's own modules comes back from the file alone.
+    Nothing in the file is run or imported. A net of torch.nn's own modules comes back from the file alone. Checksums
+    are looked at first, sizes next: the tensors may take what the net does, four times the file and 16 MiB, no more.
 
     Args:
         path: the file.
@@ -245,17 +272,20 @@ def load(path: str | PathLike[str], net: nn.Module | None = None) -> nn.Module:
     """
     manifest, buffers = _read(Path(path))
     try:
-        tensors = _restored(manifest, buffers)
         if net is not None:
             target = copy.deepcopy(net)
         elif manifest.net is None:
             raise FileError(f"this file needs its net: load(path, net=skeleton), for {manifest.needs_net}")
         else:
             target = build(manifest.net, most_layers=len(manifest.tensors))
+        _check_claims(target, manifest, buffers)
+        tensors = _restored(manifest, buffers)
         target = _swap_in(target, manifest, tensors)
         _fill(target, manifest, tensors)
-    except FileError:
+    except (FileError, MemoryError):
         raise
     except CannotRebuildError as error:
         raise FileError(str(error)) from error
+    except Exception as error:  # whatever else a manifest trips over that was forged with its checksum
+        raise FileError(f"the file does not fit the net: {error}") from error
     return target.eval()

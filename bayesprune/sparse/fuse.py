@@ -1,18 +1,37 @@
-"""Activations worked out inside the sparse product before them, where the net has the two next to each other."""
+"""What follows a packed layer, worked out inside its product: batch normalisation and activations."""
 
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from bayesprune.sparse.checks import call
+from bayesprune.sparse.conv import SparseConv2d
+from bayesprune.sparse.fold import BatchNorm, fold, folds
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.linear import SparseLinear
+from bayesprune.sparse.opened import hooked
+from bayesprune.sparse.places import observe
+from bayesprune.sparse.swap import put
+from bayesprune.sparse.trace import followers
 
-__all__ = ["fuse", "silence"]
+__all__ = ["fuse", "silence", "silent_in"]
 
 
-def _name(module: nn.Module) -> str:
+@dataclass(frozen=True)
+class _Follow:
+    """What a packed layer can take in: a batch normalisation, an activation or both, and where they stand."""
+
+    layer: SparseLinear
+    norm: BatchNorm | None
+    activation: str
+    paths: tuple[str, ...]
+
+
+def _activation(module: nn.Module) -> str:
+    """The name that kernels know the activation by; empty for any other module."""
     if type(module) is nn.ReLU:
         return "relu"
     if type(module) is nn.GELU:
@@ -20,65 +39,102 @@ def _name(module: nn.Module) -> str:
     return ""
 
 
-def _plain(module: nn.Module) -> bool:
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return not any(hooks) and "forward" not in vars(module)
-
-
 def _close(a: object, b: object) -> bool:
+    """Whether two outputs differ by no more than roundings: relative to the largest number."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return bool(torch.allclose(a, b, rtol=1e-2, atol=1e-3, equal_nan=True))
+        if a.shape != b.shape or a.dtype != b.dtype or not a.is_floating_point():
+            return a.shape == b.shape and bool((a == b).all())
+        largest = float(a.abs().nan_to_num(posinf=0.0).max()) if a.numel() else 0.0
+        within = max(1e-3, 16 * torch.finfo(a.dtype).eps) * largest
+        return bool(torch.allclose(a, b, rtol=0.0, atol=within, equal_nan=True))
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_close(a[key], b[key]) for key in a)
     if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
         return len(a) == len(b) and all(_close(x, y) for x, y in zip(a, b, strict=True))
     return type(a) is type(b)
 
 
-def fuse(net: nn.Module, example: object) -> list[str]:
-    """Move each ReLU or GELU that follows a packed layer in an ``nn.Sequential`` into the layer, in place.
+def _follows(net: nn.Module, example: object) -> list[_Follow]:
+    times = Counter(id(m) for _, m in net.named_modules(remove_duplicate=False))
+    packed = {path: m for path, m in net.named_modules() if isinstance(m, SparseLinear) and path}
+    pairs = followers(net) if packed else {}
+    matrices = {path for path in pairs.values() if type(net.get_submodule(path)) is nn.BatchNorm1d}
+    shapes = observe(net, example, matrices) if matrices else {}
 
-    An ``nn.Identity`` takes the activation's place. A net that reads the layers of its ``nn.Sequential`` one by one
-    would compute something else then: outputs on ``example`` are compared, and where they differ all stays as it was.
+    def taker(path: str) -> tuple[str, nn.Module]:
+        """What alone takes the result of ``path``, past each ``nn.Identity``, and its path; else the net itself."""
+        path = pairs.get(path, "")
+        while path and type(net.get_submodule(path)) is nn.Identity:
+            path = pairs.get(path, "")
+        after = net.get_submodule(path)
+        return (path, after) if times[id(after)] == 1 and not hooked(after) else ("", net)
+
+    found = []
+    for path, layer in packed.items():
+        if hooked(layer) or layer.activation or times[id(layer)] > 1:
+            continue
+        at, after = taker(path)
+        norm, activation, paths = None, "", []
+        by_output = isinstance(layer, SparseConv2d) or len(shapes.get(at, ())) == 2
+        if isinstance(after, BatchNorm) and by_output and folds(layer, after):
+            norm, paths = after, [at]
+            at, after = taker(at)
+        if _activation(after) and KERNELS[layer.kernel].fuses:
+            activation, paths = _activation(after), [*paths, at]
+        if paths:
+            found.append(_Follow(layer, norm, activation, tuple(paths)))
+    return found
+
+
+def fuse(net: nn.Module, example: object) -> list[str]:
+    """Work what follows each packed layer out in it, in place: batch normalisation, and then a ReLU or GELU.
+
+    Where the layer's result goes nowhere else, as the net's trace tells; an ``nn.Identity`` takes each one's place. A
+    net that does what no trace sees would compute something else then: outputs on ``example`` are compared, and where
+    they differ all stays as it was.
 
     Returns:
-        The paths of the layers that now hold an activation.
+        The paths where an ``nn.Identity`` stands now.
     """
-    places: list[tuple[nn.Sequential, str, str, SparseLinear, str]] = []
-    modules = [m for _, m in net.named_modules(remove_duplicate=False)]
-    for path, parent in net.named_modules():
-        if type(parent) is not nn.Sequential:
-            continue
-        children = list(parent._modules.items())
-        for (one, layer), (two, after) in pairwise(children):
-            if (
-                isinstance(layer, SparseLinear)
-                and after is not None
-                and _name(after)
-                and not layer.activation
-                and KERNELS[layer.kernel].fuses
-                and _plain(layer)
-                and _plain(after)
-                and sum(m is layer for m in modules) == 1
-            ):
-                places.append((parent, f"{path}.{one}" if path else one, two, layer, _name(after)))
-    if not places:
+    found = _follows(net, example)
+    if not found:
         return []
+    before = [(dict(f.layer._parameters), dict(f.layer._buffers)) for f in found]
+    gone = {path: net.get_submodule(path) for f in found for path in f.paths}
     with torch.no_grad():
-        before = call(net, example)
-        kept = [parent._modules[two] for parent, _, two, _, _ in places]
-        for parent, _, two, layer, name in places:
-            layer.activation, parent._modules[two] = name, nn.Identity().train(layer.training)
-        if _close(before, call(net, example)):
-            return [path for _, path, *_ in places]
-    for (parent, _, two, layer, _), module in zip(places, kept, strict=True):
-        layer.activation, parent._modules[two] = "", module
+        expected = call(net, example)
+        for f in found:
+            if f.norm is not None:
+                fold(f.layer, f.norm)
+            f.layer.activation = f.activation
+        for path in gone:
+            silence(net, path)
+        if _close(expected, call(net, example)):
+            return list(gone)
+    for f, (parameters, buffers) in zip(found, before, strict=True):
+        f.layer.activation = ""
+        f.layer._parameters.update(parameters)
+        f.layer._buffers.update(buffers)
+    for path, module in gone.items():
+        put(net, path, module)
     return []
 
 
-def silence(net: nn.Module, path: str, activation: str) -> None:
-    """Take out the activation after the layer ``path``, which now holds it; in a net where that was not done yet."""
-    parent_path, _, leaf = path.rpartition(".")
-    parent = net.get_submodule(parent_path)
-    for one, two in pairwise(parent._modules):
-        after = parent._modules[two]
-        if one == leaf and after is not None and _name(after) == activation:
-            parent._modules[two] = nn.Identity().train(after.training)
+def silent_in(net: nn.Module) -> list[str]:
+    """The paths of each ``nn.Identity``: what stood there may have been taken in by a packed layer."""
+    return [path for path, module in net.named_modules() if path and type(module) is nn.Identity]
+
+
+def silence(net: nn.Module, path: str) -> None:
+    """Put an ``nn.Identity`` where a batch normalisation or an activation stands that a packed layer has taken in.
+
+    Raises:
+        ValueError: something else stands there.
+    """
+    try:
+        module = net.get_submodule(path)
+    except AttributeError:
+        raise ValueError(f"there is no module {path!r}") from None
+    if not _activation(module) and type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.Identity):
+        raise ValueError(f"{path!r} is {type(module).__name__}, which no packed layer takes in")
+    put(net, path, nn.Identity().train(module.training))

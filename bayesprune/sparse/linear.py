@@ -4,6 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.sparse.formats import Format, SparseWeight
+from bayesprune.sparse.kernels.base import Operands
+from bayesprune.sparse.kernels.dispatch import unwatched
+from bayesprune.sparse.kernels.ops import multiply
 
 __all__ = ["SparseLinear"]
 
@@ -62,7 +65,17 @@ class SparseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` is ``(*lead, in)``; returns ``(*lead, out)``."""
+        if type(self) is SparseLinear and self.format.indexed and unwatched(x, self._parameters.get("values")):
+            return multiply(x, self._operands(), self.kernel)
         return self.format.linear(self._cast(x), self.sparse_weight, self.bias, self.kernel, self.activation)
+
+    def _operands(self) -> Operands:
+        """The layer's own tensors, read where ``nn.Module`` keeps them, which is quicker than by attribute."""
+        shape = self.out_features, self.in_features
+        own, buffers = self._parameters, self._buffers
+        values, crow, col = own["values"], buffers["crow"], buffers["col"]
+        assert values is not None and crow is not None and col is not None
+        return Operands(values, crow, col, own["bias"], buffers["scale"], shape, self.activation)
 
     def _cast(self, x: Tensor) -> Tensor:
         """Under autocast, ``x`` in the dtype of the values, unless these are integers with a scale."""

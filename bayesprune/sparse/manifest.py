@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import prod
 from typing import TypeVar
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from bayesprune.sparse.formats import FORMATS, Format
 from bayesprune.sparse.kernels.base import ACTIVATIONS
+from bayesprune.sparse.storage import DTYPES
 
 __all__ = ["VERSION", "FileError", "Manifest", "SparseEntry", "TensorEntry", "sha256"]
 
-VERSION = 1
+VERSION = 2
 T = TypeVar("T")
 
 
@@ -52,6 +54,12 @@ class TensorEntry:
     parts: dict[str, str]
     grad: bool
     channels_last: bool
+
+    @property
+    def nbytes(self) -> int:
+        """What it claims to take once unpacked; a dtype that is not known is as large as any."""
+        dtype = DTYPES.get(self.dtype)
+        return prod(self.shape) * (dtype.itemsize if dtype else 16)
 
     @classmethod
     def read(cls, entry: object, where: str) -> "TensorEntry":
@@ -119,6 +127,8 @@ class Manifest:
         tensors: each parameter and buffer by its name.
         ties: names of one and the same parameter or buffer: each further name, and the first.
         sparse: the layers that run packed, by path.
+        opened: the modules that were opened so that they could (see ``wholes``), by path, and whether split.
+        silent: the paths of ``nn.Identity``, where an activation or batch normalisation may have stood.
         buffers: dtype, shape and checksum of each tensor in the file.
     """
 
@@ -127,6 +137,8 @@ class Manifest:
     tensors: dict[str, TensorEntry]
     ties: dict[str, str]
     sparse: dict[str, SparseEntry]
+    opened: dict[str, bool]
+    silent: list[str]
     buffers: dict[str, list[object]] = field(default_factory=dict)
 
     def write(self) -> dict[str, str]:
@@ -138,6 +150,8 @@ class Manifest:
             "tensors": {name: asdict(t) for name, t in self.tensors.items()},
             "ties": self.ties,
             "sparse": {path: s.write() for path, s in self.sparse.items()},
+            "opened": self.opened,
+            "silent": self.silent,
             "buffers": self.buffers,
         }
         text = json.dumps(entry)
@@ -156,6 +170,8 @@ class Manifest:
         version = _take(entry, "version", int, "the manifest")
         if version > VERSION:
             raise FileError(f"written by a newer bayesprune (file version {version}, this reads {VERSION}): upgrade")
+        if version < VERSION:
+            raise FileError(f"written before bayesprune was released (file version {version}): export and save again")
         if metadata.get("bayesprune.sha256") != hashlib.sha256(text.encode()).hexdigest():
             raise FileError("the manifest does not match its checksum: the file is damaged or was altered")
         net, where = entry.get("net"), "the manifest"
@@ -164,12 +180,20 @@ class Manifest:
             raise FileError("the manifest is malformed")
         tensors = {name: TensorEntry.read(t, name) for name, t in _take(entry, "tensors", dict, where).items()}
         sparse = {path: SparseEntry.read(s, path) for path, s in _take(entry, "sparse", dict, where).items()}
-        return cls(net, _take(entry, "needs_net", str, where), tensors, ties, sparse, buffers)
+        opened = _take(entry, "opened", dict, where)
+        opened = {path: _take(opened, path, bool, f"{path!r}, opened,") for path in opened}
+        silent = _take(entry, "silent", list, where)
+        if not all(isinstance(path, str) for path in silent):
+            raise FileError("the manifest is malformed: a module's path is a string")
+        return cls(net, _take(entry, "needs_net", str, where), tensors, ties, sparse, opened, silent, buffers)
 
     def check_buffers(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise :class:`FileError` unless these are the tensors that were written, to the byte."""
         if tensors.keys() != self.buffers.keys():
             raise FileError("the file's tensors are not those that its manifest names")
+        parts = [at for entry in self.tensors.values() for at in entry.parts.values()]
+        if len(set(parts)) < len(parts):
+            raise FileError("the manifest is malformed: it makes two tensors of one and the same in the file")
         for name, x in tensors.items():
             if self.buffers[name] != [str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)]:
                 raise FileError(f"{name!r} does not match its checksum: the file is damaged or was altered")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparse.checks import check_masks, check_means
+from bayesprune.sparse.checks import all_finite, check_masks, check_means
 
 __all__ = ["masked_copy"]
 
@@ -24,7 +24,7 @@ def masked_copy(net: nn.Module, means: Mapping[str, Tensor], masks: Mapping[str,
         for name, mean in means.items():
             targets[name].copy_(mean)
         for name, mask in masks.items():
-            if not bool(torch.isfinite(targets[name]).all()):
+            if not all_finite(targets[name]):
                 raise ValueError(f"the weight {name!r} holds NaN or infinity")
             targets[name].masked_fill_(~mask.to(targets[name].device), 0)
     return masked

@@ -12,10 +12,16 @@ from bayesprune.sparse.conv import SparseConv2d
 from bayesprune.sparse.formats import SparseWeight
 from bayesprune.sparse.geometry import Geometry
 from bayesprune.sparse.linear import SparseLinear
+from bayesprune.sparse.opened import hooked
 
 __all__ = ["conv_geometry", "observe", "obstacle", "packed_layer", "weight_matrix"]
 
-_READS_ITS_CHILDREN = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+
+def _passes_over(module: nn.Module) -> bool:
+    """Whether ``module`` reads the weights of the layers within, in place of calling them."""
+    if type(module) is nn.TransformerEncoderLayer:
+        return bool(module.activation_relu_or_gelu)  # 0 where its fast path was taken away
+    return isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoderLayer))
 
 
 def _is_hf_conv1d(owner: nn.Module) -> bool:
@@ -76,7 +82,7 @@ def obstacle(net: nn.Module, name: str, called: Mapping[str, torch.Size]) -> str
     parts = path.split(".")
     for depth in range(len(parts)):
         above = net.get_submodule(".".join(parts[:depth]))
-        if isinstance(above, _READS_ITS_CHILDREN) and above is not owner:
+        if above is not owner and _passes_over(above):
             return f"{type(above).__name__} reads this weight itself"
     if leaf != "weight":
         return f"{leaf} of {kind} is not the weight of a linear layer"
@@ -86,9 +92,7 @@ def obstacle(net: nn.Module, name: str, called: Mapping[str, torch.Size]) -> str
         return f"weights of {net.get_parameter(name).dtype} have no sparse kernel"
     if set(owner._parameters) != {"weight", "bias"} or owner._buffers or owner._modules:
         return f"{kind} holds more than a weight and a bias"
-    if "forward" in vars(owner) or any(
-        (owner._forward_hooks, owner._forward_pre_hooks, owner._backward_hooks, owner._backward_pre_hooks)
-    ):
+    if hooked(owner):
         return f"{kind} carries hooks, which may read its weight"
     if path not in called:
         return f"{kind} was not called on the example"

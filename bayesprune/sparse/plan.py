@@ -1,21 +1,22 @@
 """Make a plan: time what each mask allows on the user's shapes, dense always among it."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparse.blocks import block_shapes
+from bayesprune.sparse.apply import apply, pieces
+from bayesprune.sparse.candidates import Piece, formats_of, packed_layers, runner
 from bayesprune.sparse.choices import Choice, Plan
 from bayesprune.sparse.formats import CSR, Dense, Format
-from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.linear import SparseLinear
 from bayesprune.sparse.masked import masked_copy
-from bayesprune.sparse.places import conv_geometry, observe, obstacle, packed_layer, weight_matrix
-from bayesprune.sparse.race import race
+from bayesprune.sparse.places import conv_geometry, observe, obstacle
+from bayesprune.sparse.plan_cache import timed
+from bayesprune.sparse.wholes import Call, calls_on, open_wholes, refusals, shell, whole_of
 
 __all__ = ["forced_formats", "make_plan", "plan"]
 
@@ -43,51 +44,25 @@ def forced_formats(names: Mapping[str, object], formats: Mapping[str, Format] | 
     return forced
 
 
-def _formats(owner: nn.Module, mask: Tensor) -> list[Format]:
-    """What the mask of a weight, as a matrix, can be packed as."""
-    if not isinstance(owner, nn.Conv2d):
-        return [CSR(), *block_shapes(mask)]
-    channels, outputs = owner.in_channels // owner.groups, owner.out_channels // owner.groups
-    return [*block_shapes(mask, fits=lambda h, w: channels % w == 0 and outputs % h == 0)]
-
-
-def _sparse_layers(dense: nn.Module, weight: Tensor, mask: Tensor, formats: list[Format]) -> dict[str, SparseLinear]:
-    """A layer for each format and each kernel that takes it, by label."""
-    layers = {}
-    geometry = conv_geometry(dense)
-    for form in formats:
-        packed = form.pack(weight, mask)
-        values, shape = packed.values, packed.shape
-        if geometry is None:
-            kernels = [k for k in KERNELS.values() if k.takes(values, shape, weight.dtype)]
-        else:
-            channels = shape[1] // (geometry.kernel[0] * geometry.kernel[1])
-            kernels = [k for k in KERNELS.values() if k.takes_conv(values, weight.dtype, geometry, channels)]
-        for kernel in [k for k in kernels if not k.fallback] or kernels:
-            layers[f"{form} {kernel.name}"] = packed_layer(dense, packed, kernel.name)
-    return layers
-
-
 def _times(ratio: float) -> str:
     return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.0f}×"
 
 
-def _timed_choice(net: nn.Module, name: str, mask: Tensor, called: torch.Size, forced: Format | None) -> Choice:
-    path = name.rpartition(".")[0]
-    owner, parameter = net.get_submodule(path), net.get_parameter(name)
-    weight, kept2d = weight_matrix(net, name, parameter.detach()), weight_matrix(net, name, mask)
-    formats = [forced] if forced else _formats(owner, kept2d)
-    layers = _sparse_layers(owner, weight, kept2d, [f for f in formats if not isinstance(f, Dense)])
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(called, generator=generator).to(parameter.device, parameter.dtype)
-    if conv_geometry(owner) is not None and x.dim() == 4:
-        x = x.contiguous(memory_format=torch.channels_last)  # as the layer before hands it on, packed or not
-    runners = {"dense": partial(owner, x)} | {label: partial(layer, x) for label, layer in layers.items()}
+def _timed_choice(
+    name: str, parameter: Tensor, mask: Tensor, made_of: Sequence[Piece], forced: Format | None, cached: bool
+) -> Choice:
+    layers = packed_layers(made_of, forced)
+    inputs = [piece.input() for piece in made_of]
+    runners = {"dense": runner([piece.layer for piece in made_of], inputs)}
+    runners |= {label: runner(packed, inputs) for label, packed in layers.items()}
     with torch.no_grad():
-        seconds = race(runners, device=parameter.device)
+        about = *(piece.layer for piece in made_of), parameter, *inputs, mask
+        seconds, day = timed(runners, about=about, device=parameter.device, cached=cached)
+    measured = f"measured {day}" if day else "measured"
     ratios = {label: seconds["dense"] / seconds[label] for label in layers}
     best = max(ratios, key=ratios.__getitem__, default="dense")
-    if conv_geometry(owner) is None:
+    called = made_of[0].called
+    if conv_geometry(made_of[0].layer) is None:
         tokens = called[:-1].numel()
         at = f"at {tokens} token{'s' * (tokens != 1)}"
     else:
@@ -95,60 +70,119 @@ def _timed_choice(net: nn.Module, name: str, mask: Tensor, called: torch.Size, f
         at = f"at {tokens} image{'s' * (tokens != 1)} of {called[-2]}×{called[-1]}"
     if forced or ratios.get(best, 0) >= _MARGIN:
         kept = int(mask.count_nonzero()) / mask.numel()
-        share = f", {ratios[best] * kept:.0%} of the ideal" if best in ratios else ""
-        reason = f"{best}: {_times(ratios[best])} dense {at}, measured{share}" if best in ratios else "dense: asked for"
+        reason = "dense: asked for"
+        if best in ratios:
+            share = f"{ratios[best] * kept:.0%} of the ideal"
+            reason = f"{best}: {_times(ratios[best])} dense {at}, {measured}, {share}"
     else:
-        reason = f"dense: fastest measured {at} ({best}: {_times(ratios[best])})"
+        reason = f"dense: fastest {at}, {measured} ({best}: {_times(ratios[best])})"
         best = "dense"
     if forced and best in ratios:
-        reason += ", asked for"
+        stored, kept = sum(layer.values.numel() for layer in layers[best]), int(mask.count_nonzero())
+        reason += ", asked for" + (f", storing {stored / kept:.1f}× what the mask keeps" if stored > kept else "")
         if ratios[best] < 1:
             warnings.warn(
                 f"{name}: {forced} was asked for and is slower than dense: {seconds[best] * 1e6:.0f} µs against "
                 f"{seconds['dense'] * 1e6:.0f} µs {at}",
                 stacklevel=4,
             )
-    packed = layers.get(best)
+    packed = layers.get(best, [])
     return Choice(
         name=name,
         shape=tuple(parameter.shape),
         kept=int(mask.count_nonzero()),
-        format=packed.format if packed else Dense(),
-        kernel=packed.kernel if packed else "",
+        format=packed[0].format if packed else Dense(),
+        kernel=packed[0].kernel if packed else "",
         reason=reason,
         tokens=tokens,
         seconds=seconds,
-        nbytes=packed.sparse_weight.nbytes if packed else parameter.nbytes,
+        nbytes=sum(layer.sparse_weight.nbytes for layer in packed) if packed else parameter.nbytes,
         dense_nbytes=parameter.nbytes,
     )
 
 
+def _why_dense(made_of: Sequence[Piece], mask: Tensor, forced: Format | None) -> str | None:
+    """Why there is nothing to time for a weight that could run packed; None where there is."""
+    layer = made_of[0].layer
+    if conv_geometry(layer) is not None and isinstance(forced, CSR):
+        return f"{type(layer).__name__} has no sparse kernel for CSR"
+    if forced is None and bool(mask.all()):
+        return "the mask keeps everything"
+    if forced is None and conv_geometry(layer) is not None and not formats_of(layer, made_of[0].mask):
+        return f"the mask fills no block that {type(layer).__name__} can run packed"
+    return None
+
+
+def _settled(
+    net: nn.Module,
+    choices: Mapping[str, Choice],
+    masks: Mapping[str, Tensor],
+    calls: Mapping[str, Call],
+    forced: Mapping[str, Format],
+    cached: bool,
+) -> dict[str, Choice]:
+    """``choices`` once each whole that they convert was timed: where it is not faster so, its weights stay dense."""
+    settled, wholes = dict(choices), dict[str, dict[str, Choice]]()
+    for name, choice in choices.items():
+        path = whole_of(net, name, calls)
+        if path is not None and not isinstance(choice.format, Dense):
+            wholes.setdefault(path, {})[name] = choice
+    for path, inside in wholes.items():
+        call, dense = calls[path], net.get_submodule(path)
+        packed = apply(shell(net), inside, masks, calls).get_submodule(path)
+        runners = {"dense": partial(dense, *call.args, **call.kwargs)}
+        runners["packed"] = partial(packed, *call.args, **call.kwargs)
+        with torch.no_grad():
+            about = dense, packed, *call.given, *(masks[name] for name in inside)
+            device = net.get_parameter(next(iter(inside))).device
+            seconds, _ = timed(runners, about=about, device=device, cached=cached)
+        ratio, kind = seconds["dense"] / seconds["packed"], type(dense).__name__
+        against = f"{seconds['packed'] * 1e6:,.0f} µs against {seconds['dense'] * 1e6:,.0f} µs"
+        asked = any(name in forced for name in inside)
+        if asked and ratio < 1:
+            where = f" {path!r}" if path else ""
+            warnings.warn(
+                f"{kind}{where}, as a whole, is slower than dense with the formats asked for: {against}", stacklevel=4
+            )
+        for name, choice in inside.items():
+            told = f"{kind} as a whole: {_times(ratio)} dense"
+            if asked or ratio >= _MARGIN:
+                settled[name] = replace(choice, reason=f"{choice.reason}; {told}")
+            else:
+                reason = f"masked dense: {told}, {against} ({choice.reason})"
+                back = replace(choice, format=Dense(), kernel="", nbytes=choice.dense_nbytes)
+                settled[name] = replace(back, reason=reason)
+    return settled
+
+
 def make_plan(
-    net: nn.Module, masks: Mapping[str, Tensor], example: object, formats: Mapping[str, Format] | None = None
+    net: nn.Module,
+    masks: Mapping[str, Tensor],
+    example: object,
+    formats: Mapping[str, Format] | None = None,
+    cached: bool = True,
 ) -> Plan:
     """Time the candidates of each masked weight. ``net`` is in eval mode, its masked entries zero, and all checked."""
     forced = forced_formats(masks, formats)
-    called = observe(net, example, {name.rpartition(".")[0] for name in masks})
+    calls = calls_on(net, example, masks)
+    refused = refusals(net, masks, calls)
+    opened, parts = open_wholes(shell(net), [name for name in masks if name not in refused], calls)
+    called = observe(opened, example, {part.rpartition(".")[0] for own in parts.values() for part in own})
     choices = {}
     for name, mask in masks.items():
-        parameter = net.get_parameter(name)
-        why = obstacle(net, name, called)
-        owner = net.get_submodule(name.rpartition(".")[0])
-        if why is None and conv_geometry(owner) is not None and isinstance(forced.get(name), CSR):
-            why = f"{type(owner).__name__} has no sparse kernel for CSR"
-        if why is None and name not in forced:
-            if bool(mask.all()):
-                why = "the mask keeps everything"
-            elif conv_geometry(owner) is not None and not _formats(owner, weight_matrix(net, name, mask)):
-                why = f"the mask fills no block that {type(owner).__name__} can run packed"
+        parameter, asked = net.get_parameter(name), forced.get(name)
+        why = refused.get(name) or next(filter(None, (obstacle(opened, part, called) for part in parts[name])), None)
         if why is None:
-            shape = called[name.rpartition(".")[0]]
-            choices[name] = _timed_choice(net, name, mask.to(parameter.device), shape, forced.get(name))
+            cut = [(part.rpartition(".")[0], own, kept) for part, own, kept in pieces(opened, parts[name], mask)]
+            made_of = [Piece(opened.get_submodule(path), own, kept, called[path]) for path, own, kept in cut]
+            why = _why_dense(made_of, mask, asked)
+        if why is None:
+            choices[name] = _timed_choice(name, parameter, mask.to(parameter.device), made_of, asked, cached)
             continue
-        asked = forced.get(name, Dense())
-        reason = f"masked dense: {why}" + ("" if isinstance(asked, Dense) else f"; {asked} was asked for")
+        reason = f"masked dense: {why}" + ("" if asked in (None, Dense()) else f"; {asked} was asked for")
         same = tuple(parameter.shape), int(mask.count_nonzero()), Dense(), ""
         choices[name] = Choice(name, *same, reason, 0, {}, parameter.nbytes, parameter.nbytes)
+    choices = _settled(net, choices, masks, calls, forced, cached)
     for glob, wanted in (formats or {}).items():
         hit = [choices[name] for name in forced_formats(masks, {glob: wanted})]
         if not isinstance(wanted, Dense) and not any(choice.seconds for choice in hit):
@@ -165,17 +199,23 @@ def plan(
     *,
     example: object,
     formats: Mapping[str, Format] | None = None,
+    cached: bool = True,
 ) -> Plan:
     """Choose a format and a kernel for each masked weight, by timing them on the shapes that ``example`` brings.
 
     Which block shapes a mask fills is read off the mask. Dense is always among the candidates, and a sparse one has
-    to beat it by 5 %. About a quarter of a second per weight. Values play no part, so ``net``'s own will do.
+    to beat it by 5 %. Attention, recurrent nets and torch's encoder layers are then timed as wholes, against the net's
+    own on the arguments that they get, and stay dense where they are not faster by as much. About a quarter of a second
+    per weight and whole. Values play no part, so ``net``'s own will do.
+    What was measured is kept on disk for this machine, these versions, threads and masks, and a reason says when that
+    was: for 7 days, or an hour where other programs had the processor meanwhile.
 
     Args:
         net: the dense net; it is copied and not touched.
         masks: bool, True where a weight stays, in each weight's own shape.
         example: an input batch, or a tuple or dict of arguments; its batch size is the one that is measured.
         formats: a format by glob over names of weights or modules, in place of the fastest.
+        cached: False measures anew what was measured before.
 
     Raises:
         ValueError: a mask that does not fit, an example that the net refuses, a glob that matches nothing.
@@ -185,4 +225,4 @@ def plan(
     >>> print(plan(net, masks, example=torch.ones(3, 8))["0.weight"].density)
     0.125
     """
-    return make_plan(masked_copy(net, {}, masks), masks, example, formats)
+    return make_plan(masked_copy(net, {}, masks), masks, example, formats, cached)

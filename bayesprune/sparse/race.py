@@ -27,11 +27,12 @@ def race(
     budget: float = 0.25,
     rounds: int = 50,
     sample: float = 1e-4,
+    give_up: float = 3.0,
 ) -> dict[str, float]:
     """The median seconds of each runner. They take turns (A B C A B C), so that a busy moment hurts all alike.
 
-    After three rounds, a runner whose best time is more than three times the best of all sits out, but for the first
-    runner, which the others are compared with. Where warming up alone takes the budget, there is one round.
+    After three rounds, a runner whose best time is more than ``give_up`` times the best of all sits out, but for the
+    first runner, which the others are compared with. Where warming up alone takes the budget, there is one round.
 
     Args:
         runners: what to time, by name.
@@ -39,6 +40,7 @@ def race(
         budget: seconds after which no new round starts.
         rounds: the most rounds.
         sample: seconds that one sample should last at least: short runners are repeated.
+        give_up: see above; infinity lets all go on.
 
     >>> sorted(race({"a": lambda: 1, "b": lambda: 2}, device=torch.device("cpu"), budget=0.01))
     ['a', 'b']
@@ -56,6 +58,6 @@ def race(
             break
         best = min((min(t) for t in times.values() if t), default=float("inf"))
         for name, run in runners.items():
-            if done < least or name == baseline or min(times[name]) <= 3 * best:
+            if done < least or name == baseline or min(times[name]) <= give_up * best:
                 times[name].append(_timed(run, repeats[name], device))
     return {name: median(t) for name, t in times.items()}

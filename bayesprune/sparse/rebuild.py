@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from bayesprune.sparse.conv import SparseConv2d
+from bayesprune.sparse.feed_forward import hand_over
 from bayesprune.sparse.linear import SparseLinear
+from bayesprune.sparse.opened import Opened
+from bayesprune.sparse.wholes import open_at, opened_in, set_fast_paths
 
 __all__ = ["CannotRebuildError", "build", "describe"]
 
@@ -45,8 +48,8 @@ def _attention(m: nn.MultiheadAttention) -> Node:
 
 
 def _transformer_layer(m: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) -> Node:
-    activation = {F.relu: "relu", F.gelu: "gelu"}.get(m.activation)
-    if activation is None:
+    activation = {F.relu: "relu", F.gelu: "gelu"}.get(m.activation) or getattr(m.linear1, "activation", "")
+    if activation not in ("relu", "gelu"):
         raise CannotRebuildError(f"{type(m).__name__} with an activation other than relu and gelu")
     return {
         "d_model": m.self_attn.embed_dim,
@@ -112,6 +115,8 @@ def describe_node(module: nn.Module) -> Node:
         pairs = {"kernel_size": g.kernel, "stride": g.stride, "padding": g.padding, "dilation": g.dilation}
         args = {**sizes, **{name: list(pair) for name, pair in pairs.items()}, "bias": module.bias is not None}
         return {"class": "Conv2d", "args": args}
+    if isinstance(module, Opened):  # rebuilt as torch's, then opened
+        return describe_node(module.skeleton())
     if isinstance(module, SparseLinear):
         sizes = {"in_features": module.in_features, "out_features": module.out_features}
         return {"class": "Linear", "args": {**sizes, "bias": module.bias is not None}}
@@ -209,7 +214,16 @@ def describe(net: nn.Module) -> Node:
     """
     try:
         node = describe_node(net)
-        difference = _difference(net, build(json.loads(json.dumps(node))))
+        again = build(json.loads(json.dumps(node)))
+        opened = opened_in(net)
+        for path, split in opened.items():
+            again = open_at(again, path, split)
+        packed = {path: module.activation for path, module in net.named_modules() if isinstance(module, SparseLinear)}
+        for path, activation in packed.items():
+            if activation:
+                hand_over(again, path)
+        set_fast_paths(again, (*opened, *packed), on=False)
+        difference = _difference(net, again)
     except CannotRebuildError:
         raise
     except Exception as error:  # what the reading of a module trips over, where it was altered

@@ -1,6 +1,10 @@
 """The benchmark times what it says it does, and answers bad input in a line."""
 
 import json
+import runpy
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from typer.testing import CliRunner
 from bayesprune.cli import app
 from bayesprune.sparse import BSR, CSR, export, save
 from bayesprune.sparse.bench import Setting, bench, dense_twin, random_mask
+from bayesprune.sparse.end_to_end import EndToEnd, Layer, compare, spent
 
 pytest.importorskip("llvmlite")
 
@@ -64,6 +69,73 @@ def test_the_dense_twin_computes_the_same():
     assert not any("Sparse" in type(m).__name__ for m in twin.modules())
 
 
+def test_the_bound_is_amdahls():
+    layers = {
+        "a": Layer((1, 4), 0.1, {"dense": 3.0, "sparse": 1.0}, inside=6.0),
+        "b": Layer((1, 4), 0.1, {"dense": 1.0, "sparse": 2.0}, inside=1.0),
+    }
+    found = EndToEnd({"dense": 10.0, "sparse": 8.0}, layers, {"dense": {}, "sparse": {}}, 0.0)
+    assert found.bound == pytest.approx(10 / (10 - 6 - 1 + 6 / 3 + 1 / 0.5))
+    assert found.to_dict()["reached"] == pytest.approx(1.25 / found.bound)
+    assert EndToEnd({"dense": 1.0, "sparse": 1.0}, {}, {}, 0.0).bound == 1
+
+
+def test_each_moment_is_one_modules(monkeypatch):
+    ticks = iter(range(1000))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
+    shared = nn.ReLU()
+    net = nn.Sequential(shared, nn.Sequential(nn.Tanh(), nn.Flatten()), shared)
+    # 10 readings within the outer: 4 leaves of one tick each, the inner of 5 ticks
+    assert spent(net, torch.ones(2, 3), rounds=3) == {"0": 2.0, "1.0": 1.0, "1.1": 1.0, "1": 3.0, "": 4.0}
+    net(torch.ones(2, 3))
+    assert next(ticks) == 3 * 12  # no hook is left
+
+
+def test_a_net_against_its_dense_self():
+    sparse, x = sparse_net()
+    found = compare(sparse, dense_twin(sparse), x, runtime=False, budget=0.05)
+    assert {"dense", "sparse"} <= set(found.seconds) and found.apart < 1e-4
+    assert list(found.layers) == ["0", "3"]
+    conv, linear = found.layers["0"], found.layers["3"]
+    assert conv.shape == (2, 16, 8, 8) and set(conv.seconds) == {"dense", "sparse"}
+    assert linear.shape == (2, 1024) and {"torch CSR @ x", "scipy BSR"} <= set(linear.seconds)
+    assert linear.kept == pytest.approx(int((sparse[3].weight != 0).sum()) / sparse[3].weight.numel())
+    assert {"SparseConv2d", "SparseLinear"} <= set(found.spent["sparse"])
+    assert {"Conv2d", "Linear"} <= set(found.spent["dense"])
+    assert found.bound > 0 and json.dumps(found.to_dict())
+    few = compare(sparse, dense_twin(sparse), x, runtime=False, rivals=False, budget=0.01)
+    assert set(few.seconds) == set(few.layers["3"].seconds) == {"dense", "sparse"}
+
+
+def test_onnx_runtime_runs_the_dense_net():
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    sparse, x = sparse_net()
+    assert compare(sparse, dense_twin(sparse), x, rivals=False, budget=0.02).seconds["onnxruntime dense"] > 0
+
+
+def test_nets_that_cannot_be_compared():
+    with pytest.raises(ValueError, match="one tensor, got tuple"):
+        compare(nn.GRU(3, 4), nn.GRU(3, 4), torch.ones(2, 3), budget=0.01)
+
+
+def test_the_benchmark_of_whole_nets(monkeypatch, capsys):
+    path = Path(__file__).parents[2] / "examples" / "benchmarks" / "whole_nets.py"
+    whole_nets = runpy.run_path(str(path))
+    net = nn.Sequential(nn.Linear(40, 33), nn.Conv2d(32, 32, 3), nn.Linear(33, 4))
+    masks = whole_nets["random_masks"](net, ("2",), 0.75)
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == {
+        "0.weight": pytest.approx(0.25 * 40 * 33, abs=400),  # 9 blocks, some of them ragged
+        "1.weight": 32 * 32 * 9 // 4,
+    }
+    words = ["--net", "LeNet-300-100", "--batch", "2", "--threads", "1", "--budget", "0.05", "--json"]
+    monkeypatch.setattr(sys, "argv", ["whole_nets.py", *words])
+    monkeypatch.setattr("bayesprune.sparse.end_to_end.find_spec", lambda name: None)  # ONNX Runtime has its own test
+    whole_nets["main"]()
+    (found,) = json.loads(capsys.readouterr().out)["nets"]
+    assert found["batch"] == 2 and set(found["seconds"]) == {"dense", "sparse"} and found["largest_difference"] < 1e-4
+
+
 def run(*words):
     return CliRunner().invoke(app, ["bench", *words])
 
@@ -92,7 +164,12 @@ def test_the_command_prints_a_table_or_json(tmp_path):
     save(sparse, tmp_path / "model.safetensors")
     done = run(str(tmp_path / "model.safetensors"), "--example", "2x16x8x8", "--budget", "0.01")
     assert done.exit_code == 0, done.output
-    assert "sparse" in done.stdout and "apart" in done.stdout
+    for said in ("sparse", "apart", "Amdahl's bound", "torch CSR @ x", "SparseConv2d", "GFLOP/s"):
+        assert said in done.stdout
+    words = (str(tmp_path / "model.safetensors"), "--example", "2x16x8x8", "--budget", "0.01", "--no-rivals", "--json")
+    data = json.loads(run(*words).stdout)
+    assert data["shape"] == [2, 16, 8, 8] and set(data["seconds"]) == {"dense", "sparse"}
+    assert set(data["layers"]) == {"0", "3"} and data["bound"] > 0 and data["peak_gflops"] > 0
 
 
 @pytest.mark.parametrize(

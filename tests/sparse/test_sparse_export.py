@@ -123,11 +123,7 @@ def test_outputs_are_those_of_the_masked_dense_net(kind, forced, random_masks, m
     ("kind", "weight", "why"),
     [
         ("conv", "0.weight", "the mask fills no block that Conv2d"),
-        ("attention", "in_proj_weight", "in_proj_weight of MultiheadAttention"),
-        ("attention", "out_proj.weight", "MultiheadAttention reads this weight itself"),
-        ("encoder layer", "linear1.weight", "TransformerEncoderLayer reads this weight itself"),
-        ("encoder", "layers.1.self_attn.out_proj.weight", "reads this weight itself"),
-        ("lstm", "weight_hh_l1", "weight_hh_l1 of LSTM"),
+        ("gru cell", "weight_hh", "weight_hh of GRUCell"),
         ("tied", "embed.weight", "shared with head.weight"),
         ("reads its weights", "read.weight", "Linear was not called on the example"),
         ("subclass", "0.weight", "LowRank has no sparse kernel"),
@@ -141,14 +137,26 @@ def test_what_stays_dense_says_why(kind, weight, why, random_masks):
     assert choice.nbytes == choice.dense_nbytes and not choice.seconds
 
 
-@pytest.mark.parametrize("kind", ["mlp", "hugging face", "decoder layer"])
-def test_these_do_run_packed(kind, random_masks):
+@pytest.mark.parametrize(
+    ("kind", "layers"),
+    [
+        ("mlp", 2),
+        ("hugging face", 2),
+        ("decoder layer", 8),  # of them three are the queries, keys and values of the attention to another input
+        ("attention", 2),
+        ("attention, three widths", 4),
+        ("encoder layer, gelu, norm first", 4),
+        ("encoder", 8),
+        ("lstm", 8),
+    ],
+)
+def test_these_do_run_packed(kind, layers, random_masks):
     make, example = NETS[kind]
     net = make()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sparse = export(net, {}, random_masks(net), example=example, formats={"*": BSR(4, 1)})
-    assert sum(isinstance(m, SparseLinear) for m in sparse.modules()) == 2
+    assert sum(isinstance(m, SparseLinear) for m in sparse.modules()) == layers
 
 
 def test_keys_of_the_state_dict(random_masks):

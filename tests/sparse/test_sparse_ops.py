@@ -14,6 +14,8 @@ from bayesprune.sparse import BSR, CSR
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.linear import SparseLinear
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*the reference runs, and is slow")
+
 FORMATS = [CSR(), BSR(4, 1), BSR(3, 5), BSR(4, 4)]
 
 

@@ -9,6 +9,8 @@ from bayesprune.sparse import BSR, CSR, Dense
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.linear import SparseLinear
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*the reference runs, and is slow")
+
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 formats = st.one_of(st.just(CSR()), st.just(Dense()), st.builds(BSR, st.integers(1, 20), st.integers(1, 20)))
 

@@ -1,7 +1,9 @@
 """What a format is: how a masked weight lies in plain buffers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int32, Shaped
@@ -9,13 +11,38 @@ from torch import Tensor
 
 __all__ = ["Format", "SparseWeight"]
 
+_CHUNK = 2**20  # entries that packing works on at a time: a large weight is never held twice
+
 
 class Format(ABC):
     """How a masked weight lies in plain buffers. Formats are frozen values: equal when written the same."""
 
+    indexed: ClassVar[bool] = True  # whether indices say where its values belong, as the kernels expect
+
+    def pack(self, weight: Tensor, mask: Tensor) -> "SparseWeight":
+        """Pack ``weight * mask``, both ``(out, in)``. What the mask keeps is stored, were it zero.
+
+        Raises:
+            ValueError: they are no floating-point matrix and bool mask of one shape, on one device that holds values.
+        """
+        if weight.dim() != 2 or not weight.is_floating_point():
+            raise ValueError(
+                f"a floating-point matrix (out, in) can be packed, got {weight.dtype} of shape {tuple(weight.shape)}"
+            )
+        if mask.dtype != torch.bool or mask.shape != weight.shape:
+            raise ValueError(
+                f"the mask must be bool in the weight's shape {tuple(weight.shape)}, got {mask.dtype} of shape "
+                f"{tuple(mask.shape)}"
+            )
+        if mask.device != weight.device or weight.is_meta:
+            raise ValueError(
+                f"weight and mask must be on one device and hold values, got {weight.device} and {mask.device}"
+            )
+        return self._pack(weight, mask)
+
     @abstractmethod
-    def pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> "SparseWeight":
-        """Pack ``weight * mask``. What the mask keeps is stored, were it zero."""
+    def _pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> "SparseWeight":
+        """:meth:`pack`, once its operands are checked."""
 
     @abstractmethod
     def unpack(self, packed: "SparseWeight") -> Float[Tensor, "out in"]:
@@ -88,13 +115,25 @@ class SparseWeight:
         return self.format.to_torch(self)
 
 
-def compressed(rows: Tensor, cols: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """``(crow, col)`` int32 of the sorted places ``(rows, cols)`` in a grid of ``count`` rows."""
-    if rows.numel() >= 2**31:
-        raise ValueError(f"a packed weight holds at most 2³¹ − 1 entries or blocks, got {rows.numel()}; take blocks")
-    crow = torch.zeros(count + 1, dtype=torch.int32, device=rows.device)
-    crow[1:] = torch.bincount(rows, minlength=count).cumsum(0)
-    return crow, cols.to(torch.int32)
+def slices(rows: int, width: int) -> Iterator[slice]:
+    """The rows of a grid of that width, so many at a time that what is worked out of them stays small."""
+    step = max(1, _CHUNK // max(width, 1))
+    return (slice(row, min(row + step, rows)) for row in range(0, rows, step))
+
+
+def compressed(there: Bool[Tensor, "rows cols"]) -> tuple[Int32[Tensor, " rows+1"], Int32[Tensor, " nnz"]]:
+    """``(crow, col)`` of the places that are there."""
+    ends = torch.zeros(there.shape[0] + 1, dtype=torch.int64, device=there.device)
+    for part in slices(*there.shape):
+        ends[1:][part] = there[part].count_nonzero(1)
+    ends = ends.cumsum(0)
+    nnz = int(ends[-1])
+    if nnz >= 2**31:
+        raise ValueError(f"a packed weight holds at most 2³¹ − 1 entries or blocks, got {nnz}; take larger blocks")
+    crow, col = ends.to(torch.int32), torch.empty(nnz, dtype=torch.int32, device=there.device)
+    for part in slices(*there.shape):
+        col[int(crow[part.start]) : int(crow[part.stop])] = there[part].nonzero()[:, 1]
+    return crow, col
 
 
 def check_compressed(packed: SparseWeight, rows: int, cols: int) -> None:

@@ -7,15 +7,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from bayesprune.sparse.formats.base import Format, SparseWeight, check_compressed, compressed
+from bayesprune.sparse.formats.base import Format, SparseWeight, check_compressed, compressed, slices
 from bayesprune.sparse.formats.quantised import check_bits, check_scale, quantise, scaled
 from bayesprune.sparse.kernels.ops import bsr_linear
 from bayesprune.sparse.kernels.reference import dense_of
 from bayesprune.sparse.kernels.torch_sparse import torch_tensor
 
 __all__ = ["BSR"]
-
-_CHUNK = 2**22  # entries of the dense weight that packing handles at a time
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,25 +55,28 @@ class BSR(Format):
 
     def touched(self, mask: Bool[Tensor, "out in"]) -> Bool[Tensor, "rows cols"]:
         """The blocks that hold a kept entry."""
-        return self._padded(mask).any(3).any(1)
+        out, into = mask.shape
+        grid = mask.new_empty(self._grid((out, into)))
+        for rows in slices(grid.shape[0], self.h * into):
+            grid[rows] = self._padded(mask[self._outputs(rows)]).any(3).any(1)
+        return grid
 
-    def pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> SparseWeight:
+    def _outputs(self, rows: slice) -> slice:
+        return slice(rows.start * self.h, rows.stop * self.h)
+
+    def _pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> SparseWeight:
         out, into = weight.shape
         grid = self.touched(mask)
-        rows, cols = grid.nonzero().unbind(1)
-        crow, col = compressed(rows, cols, grid.shape[0])
-        values = weight.new_empty(len(rows), self.w, self.h, dtype=torch.int8 if self.bits else weight.dtype)
+        crow, col = compressed(grid)
+        values = weight.new_empty(len(col), self.w, self.h, dtype=torch.int8 if self.bits else weight.dtype)
         scale = weight.new_empty(out, dtype=torch.float32) if self.bits else None
-        step = max(1, _CHUNK // max(self.h * into, 1))
-        for row in range(0, grid.shape[0], step):  # in slices: a large weight is never held twice
-            part = slice(row * self.h, (row + step) * self.h)
-            kept_part = torch.where(mask[part], weight[part], 0)
+        for rows in slices(grid.shape[0], self.h * into):
+            part = self._outputs(rows)
+            kept = torch.where(mask[part], weight[part], 0)
             if scale is not None:
-                kept_part, scale[part] = quantise(kept_part)
-            blocks = self._padded(kept_part).permute(0, 2, 3, 1)
-            start = int(crow[row])
-            kept = blocks[grid[row : row + step]]
-            values[start : start + len(kept)] = kept
+                kept, scale[part] = quantise(kept)
+            blocks = self._padded(kept).permute(0, 2, 3, 1)
+            values[int(crow[rows.start]) : int(crow[rows.stop])] = blocks[grid[rows]]
         return SparseWeight(self, (out, into), values, crow, col, scale)
 
     def unpack(self, packed: SparseWeight) -> Float[Tensor, "out in"]:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from bayesprune.sparse.formats.base import Format, SparseWeight, check_compressed, compressed
+from bayesprune.sparse.formats.base import Format, SparseWeight, check_compressed, compressed, slices
 from bayesprune.sparse.formats.quantised import check_bits, check_scale, quantise, scaled
 from bayesprune.sparse.kernels.ops import csr_linear
 from bayesprune.sparse.kernels.reference import dense_of
@@ -34,14 +34,17 @@ class CSR(Format):
     def __post_init__(self) -> None:
         check_bits(self.bits)
 
-    def pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> SparseWeight:
+    def _pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> SparseWeight:
         out, into = weight.shape
-        places = mask.reshape(-1).nonzero()[:, 0]
-        crow, col = compressed(places // max(into, 1), places % max(into, 1), out)
-        scale = None
-        if self.bits:
-            weight, scale = quantise(torch.where(mask, weight, 0))
-        return SparseWeight(self, (out, into), weight.reshape(-1)[places], crow, col, scale)
+        crow, col = compressed(mask)
+        values = weight.new_empty(len(col), dtype=torch.int8 if self.bits else weight.dtype)
+        scale = weight.new_empty(out, dtype=torch.float32) if self.bits else None
+        for part in slices(out, into):
+            kept = weight[part]
+            if scale is not None:
+                kept, scale[part] = quantise(torch.where(mask[part], kept, 0))
+            values[int(crow[part.start]) : int(crow[part.stop])] = kept[mask[part]]
+        return SparseWeight(self, (out, into), values, crow, col, scale)
 
     def unpack(self, packed: SparseWeight) -> Float[Tensor, "out in"]:
         return scaled(dense_of(packed.values, packed.crow, packed.col, packed.shape), packed.scale)

@@ -21,7 +21,9 @@ class Dense(Format):
     ('Dense', 48)
     """
 
-    def pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> SparseWeight:
+    indexed = False
+
+    def _pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> SparseWeight:
         none = torch.zeros(0, dtype=torch.int32, device=weight.device)
         return SparseWeight(self, (weight.shape[0], weight.shape[1]), torch.where(mask, weight, 0), none, none)
 

@@ -21,6 +21,8 @@ def quantise(weight: Float[Tensor, "out in"]) -> tuple[Int8[Tensor, "out in"], F
             [   0,    0]], dtype=torch.int8), tensor([1., 1.]))
     """
     largest = weight.abs().amax(1).float() if weight.shape[1] else weight.new_zeros(weight.shape[0])
+    if not bool(torch.isfinite(largest).all()):
+        raise ValueError("a weight of 8 bits is finite, this one holds NaN or infinity")
     scale = torch.where(largest > 0, largest / 127, 1.0)
     return (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8), scale
 

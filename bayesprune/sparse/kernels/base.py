@@ -54,8 +54,8 @@ class Kernel(ABC):
         """Can it run these values on an x of the dtype ``inputs``?"""
         return self.supports(values, shape) and (self.fuses or values.dtype == inputs)
 
-    def takes_conv(self, values: Tensor, inputs: torch.dtype, geometry: Geometry, channels: int) -> bool:
-        """Can it run these values as a convolution over ``channels`` channels a group?"""
+    def takes_conv(self, values: Tensor, inputs: torch.dtype, geometry: Geometry, shape: tuple[int, int]) -> bool:
+        """Can it run these values as the matrix, of ``shape``, of a convolution? See :meth:`run_conv`."""
         return False
 
     def run_conv(self, x: Tensor, weight: Operands, geometry: Geometry) -> Tensor:

@@ -6,12 +6,18 @@ from torch.autograd.function import FunctionCtx
 from torch.library import Library
 
 from bayesprune.sparse.geometry import Geometry
-from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.kernels.base import Operands
-from bayesprune.sparse.kernels.ops import check_operands, chosen_kernel, grad_before, refuse_second, without_autocast
+from bayesprune.sparse.kernels.ops import (
+    check_operands,
+    chosen_kernel,
+    grad_before,
+    reference_for,
+    refuse_second,
+    without_autocast,
+)
 from bayesprune.sparse.kernels.reference import conv_weight, dense_of, values_at
 
-__all__ = ["bsr_conv2d"]
+__all__ = ["bsr_conv2d", "convolve"]
 
 _GEOMETRY = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups"
 _CONV = (
@@ -35,6 +41,32 @@ def _matrix(out_channels: int, in_channels: int, geometry: Geometry) -> tuple[in
     return out_channels, geometry.kernel[0] * geometry.kernel[1] * in_channels // geometry.groups
 
 
+def convolve(x: Tensor, weight: Operands, geometry: Geometry, kernel: str) -> Tensor:
+    """What the op computes, for x ``(images, channels, rows, columns)`` or one image.
+
+    Raises:
+        ValueError: x does not fit the weight, or no such kernel or activation.
+    """
+    channels = weight.shape[1] // (geometry.kernel[0] * geometry.kernel[1])
+    if x.dim() not in (3, 4) or x.shape[-3] != channels * geometry.groups:
+        raise ValueError(
+            f"expected x (images, {channels * geometry.groups}, rows, columns), or one image without the first, "
+            f"got shape {tuple(x.shape)}"
+        )
+    check_operands(x, weight)
+    chosen = chosen_kernel(kernel, weight.activation)
+    if not chosen.takes_conv(weight.values, x.dtype, geometry, weight.shape):
+        chosen = reference_for(chosen, weight.values, x.dtype)
+    images = x if x.dim() == 4 else x[None]
+    rows, columns = geometry.output(*images.shape[2:])
+    if min(rows, columns) < 1:
+        raise ValueError(f"an image of {tuple(images.shape[2:])} pixels is smaller than the kernel {geometry.kernel}")
+    if not images.shape[0]:
+        return x.new_empty(0, weight.shape[0], rows, columns)
+    y = chosen.run_conv(images, weight, geometry)
+    return y if x.dim() == 4 else y[0]
+
+
 def _conv(
     x: Tensor,
     values: Tensor,
@@ -53,25 +85,9 @@ def _conv(
     activation: str,
 ) -> Tensor:
     geometry = _geometry(kernel_size, stride, padding, dilation, groups)
-    if x.dim() not in (3, 4) or x.shape[-3] != in_channels:
-        raise ValueError(
-            f"expected x (images, {in_channels}, rows, columns), or one image without the first, "
-            f"got shape {tuple(x.shape)}"
-        )
-    check_operands(x, values, bias, scale)
-    chosen = chosen_kernel(kernel, activation)
-    if not chosen.takes_conv(values, x.dtype, geometry, in_channels // groups):
-        chosen = KERNELS["reference"]
-    images = x if x.dim() == 4 else x[None]
-    rows, columns = geometry.output(*images.shape[2:])
-    if min(rows, columns) < 1:
-        raise ValueError(f"an image of {tuple(images.shape[2:])} pixels is smaller than the kernel {geometry.kernel}")
-    if not images.shape[0]:
-        return x.new_empty(0, out_channels, rows, columns)
     shape = _matrix(out_channels, in_channels, geometry)
     with without_autocast(x):
-        y = chosen.run_conv(images, Operands(values, crow, col, bias, scale, shape, activation), geometry)
-    return y if x.dim() == 4 else y[0]
+        return convolve(x, Operands(values, crow, col, bias, scale, shape, activation), geometry, kernel)
 
 
 def _fake_conv(x, values, crow, col, bias, scale, out_channels, in_channels, *rest):  # type: ignore[no-untyped-def]

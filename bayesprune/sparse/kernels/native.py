@@ -1,9 +1,9 @@
 """Our own kernel: machine code made for the block, the dtype and the processor, through LLVM."""
 
-import ctypes
-import threading
+import math
 from functools import cache
 from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,14 +11,15 @@ from torch import Tensor
 
 from bayesprune.sparse.geometry import Geometry
 from bayesprune.sparse.kernels.base import Kernel, Operands
+from bayesprune.sparse.native.arguments import workspace
 
 if TYPE_CHECKING:
-    from bayesprune.sparse.native.choose import Compiled
+    from bayesprune.sparse.native import choose
 
 __all__ = ["Native"]
 
 _DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16", torch.int8: "i8"}
-_Arguments = ctypes.c_int64 * 25
+_CACHE = 2**19  # bytes that stay in a core's cache from one pass over them to the next
 _ALONE = 100_000  # multiply-adds under which a second thread costs more than it gives
 
 
@@ -27,19 +28,16 @@ def _available() -> bool:
     return find_spec("llvmlite") is not None
 
 
-_local = threading.local()
+@cache
+def _code() -> ModuleType:
+    """The module that makes code: imported when the first kernel runs, as it needs llvmlite."""
+    from bayesprune.sparse.native import choose
 
-
-def _scratch(size: int) -> int:
-    """The address of ``size`` bytes that this thread keeps from one call to the next."""
-    kept: Tensor | None = getattr(_local, "scratch", None)
-    if kept is None or kept.numel() < size:
-        kept = _local.scratch = torch.empty(size, dtype=torch.uint8)
-    return -(-kept.data_ptr() // 64) * 64
+    return choose
 
 
 def _call(
-    made: "Compiled",
+    made: "choose.Compiled",
     x: Tensor,
     y: Tensor,
     weight: Operands,
@@ -47,31 +45,39 @@ def _call(
     work: int,
     tokens: int,
     inputs: int = 0,
-    walk: tuple[int, ...] = (),
+    walk: tuple[int, ...] = (0,) * 7,
 ) -> None:
     """Run a kernel over ``tiles`` tiles, ``work`` tokens in all, on as many threads as torch has.
 
-    The numbers stand in the order of ``bayesprune.sparse.native.spec.ARGS``; ``walk`` is its end, a convolution's.
+    The numbers stand in the order of ``bayesprune.sparse.native.arguments.ARGS``; ``walk`` is its end, a convolution's.
     """
-    from bayesprune.sparse.native.threads import run
-
     values, crow, col, bias, scale, (out, _), _ = weight
-    spec, rows = made.spec, crow.numel() - 1
+    rows = crow.numel() - 1
     threads = torch.get_num_threads() if values.numel() * work > _ALONE else 1
-    chunks = 1 if threads == 1 or tiles >= 4 * threads else min(rows, -(-4 * threads // tiles))
-    together = max(1, 16 // spec.h) if spec.along == "tokens" else 1  # block rows that are turned round together
-    chunk = -(-rows // (max(chunks, 1) * together)) * together
-    chunks = -(-rows // chunk) if rows else 0
-    values, bias = values.contiguous(), None if bias is None else bias.contiguous()
+    chunk, chunks = rows, 1
+    if threads > 1 and tiles < 4 * threads:
+        together = max(1, 16 // made.spec.h) if made.spec.along == "tokens" else 1  # block rows turned round together
+        chunks = min(rows, -(-4 * threads // tiles))
+        chunk = -(-rows // (chunks * together)) * together
+        chunks = -(-rows // chunk)
+    values = values.contiguous()
+    bias = None if bias is None else bias.contiguous()
     scale = None if scale is None else scale.contiguous().float()
-    tensors = (t.data_ptr() if t is not None else 0 for t in (x, y, values, crow, col, bias, scale))
-    arguments = _Arguments(
-        *tensors,
-        *(_scratch(made.scratch * threads + 64), made.scratch, tokens, inputs, out, rows, chunk, chunks),
-        *(tiles * chunks, 0, 0),
+    space = workspace
+    arguments = space.fill(
+        x.data_ptr(),
+        y.data_ptr(),
+        values.data_ptr(),
+        crow.data_ptr(),
+        col.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        0 if scale is None else scale.data_ptr(),
+        space.scratch(made.scratch * threads) if made.scratch else 0,
+        made.scratch,
+        *(tokens, inputs, out, rows, chunk, chunks, tiles * chunks, 0, 0),
         *walk,
     )
-    run(made.function, made.address, ctypes.addressof(arguments), min(threads, max(tiles * chunks, 1)))
+    made.run(arguments, min(threads, tiles * chunks))
 
 
 @cache
@@ -83,13 +89,11 @@ def _places(geometry: Geometry, channels: int, width: int, w: int) -> Tensor:
     return places.flatten().to(torch.int32)
 
 
-def _padded(x: Tensor, down: int, across: int) -> Tensor:
-    """x as (images, rows, columns, channels) with zeros around."""
-    nhwc = x.permute(0, 2, 3, 1)
-    if not down and not across:
-        return nhwc.contiguous()
+def _padded(nhwc: Tensor, down: int, across: int) -> Tensor:
+    """The images with zeros around, in memory that the thread keeps: valid until the next call."""
     images, height, width, channels = nhwc.shape
-    wide = x.new_empty(images, height + 2 * down, width + 2 * across, channels)
+    shape = images, height + 2 * down, width + 2 * across, channels
+    wide = workspace.images(math.prod(shape) * nhwc.itemsize).view(nhwc.dtype)[: math.prod(shape)].view(shape)
     for edge in (wide[:, :down], wide[:, height + down :], wide[:, :, :across], wide[:, :, width + across :]):
         edge.zero_()
     wide[:, down : height + down, across : width + across] = nhwc
@@ -110,48 +114,53 @@ class Native(Kernel):
         return self.supports(values, shape) and inputs in _DTYPES
 
     def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
-        return values.device.type == "cpu" and values.dtype in _DTYPES and _available()
+        return values.is_cpu and values.dtype in _DTYPES and _available()
 
     def run_fused(self, x: Tensor, weight: Operands) -> Tensor:
-        from bayesprune.sparse.native.choose import product
-
         (out, into), tokens = weight.shape, x.shape[0]
         _, w, h = weight.values.shape if weight.values.dim() == 3 else (0, 1, 1)
         kinds = _DTYPES[weight.values.dtype], _DTYPES[x.dtype]
-        made = product(h, w, *kinds, min(tokens, 256), into, weight.bias is not None, weight.activation)
+        made = _code().product(h, w, *kinds, min(tokens, 256), into, weight.bias is not None, weight.activation)
         y = x.new_empty(tokens, out)
         tiles = -(-tokens // made.spec.tile)
         _call(made, x.contiguous(), y, weight, tiles, tokens, tokens, into)
         return y
 
-    def takes_conv(self, values: Tensor, inputs: torch.dtype, geometry: Geometry, channels: int) -> bool:
-        if not self.takes(values, (0, 0), inputs) or values.dim() != 3:
+    def takes_conv(self, values: Tensor, inputs: torch.dtype, geometry: Geometry, shape: tuple[int, int]) -> bool:
+        if not self.takes(values, shape, inputs) or values.dim() != 3:
             return False
         _, w, h = values.shape
-        return channels % w == 0 and (h % 4 == 0 or geometry.pointwise)
+        channels, outputs = shape[1] // (geometry.kernel[0] * geometry.kernel[1]), shape[0] // geometry.groups
+        one_place = channels % w == 0 and (geometry.groups == 1 or outputs % h == 0)  # a block's position and group
+        return one_place and (h % 4 == 0 or geometry.pointwise)
 
     def run_conv(self, x: Tensor, weight: Operands, geometry: Geometry) -> Tensor:
-        from bayesprune.sparse.native.choose import convolution
-
         images, channels, height, width = x.shape
         rows, columns = geometry.output(height, width)
         if geometry.pointwise:
             flat = x.permute(0, 2, 3, 1).reshape(-1, channels)
             return self.run_fused(flat, weight).view(images, rows, columns, weight.shape[0]).permute(0, 3, 1, 2)
-        nhwc = _padded(x, *geometry.padding)
         _, w, h = weight.values.shape
-        kinds = _DTYPES[weight.values.dtype], _DTYPES[x.dtype]
-        across, size, biased = nhwc.shape[2], (rows, columns), weight.bias is not None
-        made = convolution(h, w, *kinds, size, across, channels, geometry, biased, weight.activation)
+        kinds, size = (_DTYPES[weight.values.dtype], _DTYPES[x.dtype]), (rows, columns)
+        down, across = geometry.padding
+        wide = width + 2 * across
+        made = _code().convolution(
+            h, w, *kinds, size, wide, channels, geometry, weight.bias is not None, weight.activation
+        )
         y = x.new_empty(images, rows, columns, weight.shape[0])
+        places = _places(geometry, channels, wide, w)
         together = made.spec.tile // made.spec.row  # rows of the result in a tile
-        one_row = together == 1
-        down, along = rows // together, -(-columns // made.spec.tile) if one_row else 1
-        places = _places(geometry, channels, across, w)
+        tiles = rows // together, -(-columns // made.spec.tile) if together == 1 else 1
+        image = (height + 2 * down) * wide * channels
         group_rows, group_inputs = (weight.crow.numel() - 1) // geometry.groups, channels // geometry.groups
-        line, image = together * made.spec.line, nhwc[0].numel()
-        walk = (places.data_ptr(), along, down, line, image, group_rows, group_inputs)
-        _call(made, nhwc, y, weight, images * down * along, images * rows * columns, columns, walk=walk)
+        walk = (places.data_ptr(), *tiles[::-1], together * made.spec.line, image, group_rows, group_inputs)
+        nhwc = x.permute(0, 2, 3, 1)
+        # padded a few at a time, images are still in the cache when they are read
+        few = max(1, _CACHE // (image * x.itemsize)) if down or across else images
+        for part, into in zip(nhwc.split(few), y.split(few), strict=True):
+            laid = _padded(part, down, across) if down or across else part.contiguous()
+            count = len(part)
+            _call(made, laid, into, weight, count * math.prod(tiles), count * rows * columns, columns, walk=walk)
         return y.permute(0, 3, 1, 2)
 
     def run(

@@ -4,6 +4,7 @@ Both take plain buffers and the name of a kernel, so that a compiled or exported
 that does not support the values it meets (a dtype that ``.to`` brought in) gives way to the reference.
 """
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -21,6 +22,8 @@ __all__ = [
     "chosen_kernel",
     "csr_linear",
     "grad_before",
+    "multiply",
+    "reference_for",
     "refuse_second",
     "without_autocast",
 ]
@@ -33,9 +36,11 @@ _GRAD_X = "(Tensor grad, Tensor values, Tensor crow, Tensor col, Tensor? scale, 
 _GRAD_VALUES = "(Tensor grad, Tensor x, Tensor values, Tensor crow, Tensor col) -> Tensor"
 
 
-def check_operands(x: Tensor, values: Tensor, bias: Tensor | None, scale: Tensor | None) -> None:
+def check_operands(x: Tensor, weight: Operands) -> None:
     """Raise ``ValueError`` unless dtypes and devices go together."""
-    wanted = x.dtype if scale is not None or not values.is_floating_point() else values.dtype
+    values, bias = weight.values, weight.bias
+    own = x.dtype if x.is_floating_point() else torch.float32  # integers with a scale take any
+    wanted = values.dtype if values.is_floating_point() else own
     for what, tensor in (("x", x), ("bias", bias)):
         if tensor is not None and (tensor.dtype != wanted or tensor.device != values.device):
             raise ValueError(
@@ -54,10 +59,46 @@ def chosen_kernel(kernel: str, activation: str) -> Kernel:
     return chosen
 
 
+def reference_for(kernel: Kernel, values: Tensor, inputs: torch.dtype) -> Kernel:
+    """The reference, for what ``kernel`` does not take; Python shows one warning of a kind."""
+    reference = KERNELS["reference"]
+    if kernel is reference:
+        return reference
+    blocks = "{2}×{1} blocks of ".format(*values.shape) if values.dim() == 3 else ""
+    warnings.warn(
+        f"the kernel {kernel.name!r} does not take {blocks}{values.dtype} on {values.device} here, with x in {inputs}: "
+        "the reference runs, and is slow",
+        stacklevel=2,
+    )
+    return reference
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """Autocast reaches into an op's implementation too: there the products keep the dtype that the fake promised."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def multiply(x: Tensor, weight: Operands, kernel: str) -> Tensor:
+    """What the ops compute: ``activation(x @ weight.T * scale + bias)`` for x ``(*lead, in)``.
+
+    Raises:
+        ValueError: x does not fit the weight, or no such kernel or activation.
+    """
+    out_features, in_features = weight.shape
+    if x.dim() == 0 or x.shape[-1] != in_features:
+        raise ValueError(f"expected x with {in_features} features in its last dimension, got shape {tuple(x.shape)}")
+    check_operands(x, weight)
+    chosen = chosen_kernel(kernel, weight.activation)
+    if not chosen.takes(weight.values, weight.shape, x.dtype):
+        chosen = reference_for(chosen, weight.values, x.dtype)
+    if x.dim() == 2 and x.shape[0]:
+        return chosen.run_fused(x, weight)
+    lead = x.shape[:-1]
+    tokens = x.reshape(-1, in_features) if in_features else x.new_zeros(lead.numel(), 0)
+    if not tokens.shape[0]:
+        return x.new_empty((*lead, out_features))
+    return chosen.run_fused(tokens, weight).reshape(*lead, out_features)
 
 
 def _linear(
@@ -72,19 +113,9 @@ def _linear(
     kernel: str,
     activation: str,
 ) -> Tensor:
-    if x.dim() == 0 or x.shape[-1] != in_features:
-        raise ValueError(f"expected x with {in_features} features in its last dimension, got shape {tuple(x.shape)}")
-    check_operands(x, values, bias, scale)
-    chosen, shape = chosen_kernel(kernel, activation), (out_features, in_features)
-    if not chosen.takes(values, shape, x.dtype):
-        chosen = KERNELS["reference"]
-    lead = x.shape[:-1]
-    tokens = x.reshape(-1, in_features) if in_features else x.new_zeros(lead.numel(), 0)
-    if not tokens.shape[0]:
-        return x.new_empty((*lead, out_features))
     with without_autocast(x):
-        y = chosen.run_fused(tokens, Operands(values, crow, col, bias, scale, shape, activation))
-        return y.reshape(*lead, out_features)
+        weight = Operands(values, crow, col, bias, scale, (out_features, in_features), activation)
+        return multiply(x, weight, kernel)
 
 
 def _fake_linear(

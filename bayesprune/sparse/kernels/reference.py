@@ -64,7 +64,7 @@ class Reference(Kernel):
     def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
         return True
 
-    def takes_conv(self, values: Tensor, inputs: torch.dtype, geometry: Geometry, channels: int) -> bool:
+    def takes_conv(self, values: Tensor, inputs: torch.dtype, geometry: Geometry, shape: tuple[int, int]) -> bool:
         return True
 
     def run_conv(self, x: Tensor, weight: Operands, geometry: Geometry) -> Tensor:

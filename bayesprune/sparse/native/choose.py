@@ -10,6 +10,7 @@ from bayesprune.sparse.native.conv import conv_ir
 from bayesprune.sparse.native.host import Isa, host_isa
 from bayesprune.sparse.native.linear import ENTRY, linear_ir, scratch_bytes
 from bayesprune.sparse.native.spec import Spec
+from bayesprune.sparse.native.threads import share
 
 __all__ = ["Compiled", "convolution", "product", "vector_of"]
 
@@ -23,6 +24,13 @@ class Compiled(NamedTuple):
     function: Entry
     address: int
     scratch: int  # bytes that a thread needs
+
+    def run(self, arguments: int, threads: int) -> None:
+        """Call it with the address of its arguments, on several threads at once."""
+        if threads == 1:
+            self.function(arguments)
+        else:
+            share(self.function, self.address, arguments, threads)
 
 
 def vector_of(h: int, isa: Isa) -> int:
@@ -45,19 +53,21 @@ def product(
     """The kernel for a product of ``tokens`` tokens of ``features`` inputs, compiled where that was not done before."""
     isa = host_isa()
     lanes = vector_of(h, isa)
-    if lanes < isa.lanes and tokens >= isa.lanes // 2:
+    most = _most(isa, h, lanes)
+    wanted = -(-tokens // -(-tokens // most))
+    tile = min(next((t for t in _TILES if t >= wanted), most), most)
+    spec = Spec(isa, h, w, weights, inputs, tile, lanes, "outputs", 0, bias, activation)
+    narrow = lanes < isa.lanes and tokens >= isa.lanes // 2
+    # one vector of outputs: each number of x serves one product, where one weight serves two vectors of tokens
+    short = h == isa.lanes == 16 and w <= 4 and not spec.pairs and tokens >= isa.lanes
+    if narrow or short:
         most = 8 if h < 4 else 4 if h < 6 else 3 if h < 12 else 2
         vectors = -(-tokens // isa.lanes)
         tile = isa.lanes * -(-vectors // -(-vectors // most))
         spec = Spec(isa, h, w, weights, inputs, tile, isa.lanes, "tokens", 0, bias, activation)
-    else:
-        most = _most(isa, h, lanes)
-        wanted = -(-tokens // -(-tokens // most))
-        tile = min(next((t for t in _TILES if t >= wanted), most), most)
-        spec = Spec(isa, h, w, weights, inputs, tile, lanes, "outputs", 0, bias, activation)
-        # several tokens are packed: read where they lie, they fall into the same few sets of the cache
-        if tile == 1 and features % w == 0 and (inputs == "f32" or spec.pairs):
-            spec = replace(spec, stride=features)
+    # several tokens are packed: read where they lie, they fall into the same few sets of the cache
+    elif tile == 1 and features % w == 0 and (inputs == "f32" or spec.pairs):
+        spec = replace(spec, stride=features)
     return Compiled(spec, *entry(linear_ir, ENTRY, spec), scratch_bytes(spec, features))
 
 

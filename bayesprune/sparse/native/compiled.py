@@ -2,8 +2,6 @@
 
 import ctypes
 import hashlib
-import os
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import astuple
@@ -13,6 +11,7 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
+from bayesprune.sparse import disk
 from bayesprune.sparse.native.host import Isa, target_machine
 from bayesprune.sparse.native.spec import Spec
 
@@ -25,9 +24,7 @@ _engines: list[object] = []  # keep the code alive
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept: ``BAYESPRUNE_CACHE``, or the user's cache folder."""
-    named = os.environ.get("BAYESPRUNE_CACHE")
-    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayesprune"
-    return base / "kernels"
+    return disk.cache_folder("kernels")
 
 
 @cache
@@ -65,13 +62,7 @@ def _object(make: Callable[[], str], spec: Spec) -> bytes:
         pass
     module, machine = _optimised(make(), spec.isa)
     code = machine.emit_object(module)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(hashlib.sha256(code).digest() + code)
-        Path(file.name).replace(path)
-    except OSError:
-        pass  # a cache that cannot be written costs time, nothing else
+    disk.keep(path, hashlib.sha256(code).digest() + code)
     return code
 
 

@@ -6,11 +6,12 @@ tile of tokens × a chunk of block rows) from a shared counter.
 
 from llvmlite import ir
 
+from bayesprune.sparse.native.arguments import ARGS
 from bayesprune.sparse.native.arithmetic import ITEM, itemsize, transpose
 from bayesprune.sparse.native.emit import F32, I32, I64, PTR, Emitter, Value, vector
 from bayesprune.sparse.native.packing import SIDE, pack
 from bayesprune.sparse.native.rows import OutputRow, TokenRow, finished, x_item
-from bayesprune.sparse.native.spec import ARGS, Spec
+from bayesprune.sparse.native.spec import Spec
 
 __all__ = ["ENTRY", "linear_ir", "scratch_bytes"]
 

@@ -8,7 +8,7 @@ from bayesprune.sparse.native.spec import Spec
 
 __all__ = ["SIDE", "pack"]
 
-SIDE = 8  # packing transposes squares of this side
+SIDE = 16  # packing transposes squares of this side
 
 
 def pack(e: Emitter, s: Spec, x: Value, count: Value, inputs: Value, packed: Value) -> None:
@@ -23,22 +23,29 @@ def pack(e: Emitter, s: Spec, x: Value, count: Value, inputs: Value, packed: Val
     def row_of(n: Value) -> Value:
         return e.at(x, e.b.mul(e.minimum(n, last), inputs), item)
 
+    def turned(k: Value, n0: int, side: int) -> None:
+        """Tokens n0 … n0 + side of ``side`` columns from k on; past the tile's last token nothing is written."""
+        rows = []
+        for n in range(side):
+            if n0 + n >= s.tile:
+                rows.append(e.zero(vector(F32, side)))
+                continue
+            where = e.at(row_of(e.i64(n0 + n)), e.mul(k, per), item)
+            rows.append(e.load(where, vector(F32, side), 2) if s.pairs else widened(e, where, s.inputs, side))
+        written = min(side, s.tile - n0)
+        for i, column in enumerate(transpose(e, rows)):
+            part = column if written == side else e.shuffle(column, column, range(written))
+            if written == 1:
+                part = e.b.extract_element(column, ir.Constant(I32, 0))
+            e.store(part, e.at(packed, e.add(e.mul(e.add(k, i), s.tile), n0), F32), 4)
+
     def columns(k: Value, none: list[Value]) -> list[Value]:
-        for n0 in range(0, s.tile, SIDE):
-            side = min(SIDE, s.tile - n0)
-            rows = []
-            for n in range(SIDE):
-                if n >= side:
-                    rows.append(e.zero(vector(F32, SIDE)))
-                    continue
-                where = e.at(row_of(e.i64(n0 + n)), e.mul(k, per), item)
-                raw = e.load(where, vector(F32, SIDE), 2) if s.pairs else widened(e, where, s.inputs, SIDE)
-                rows.append(raw)
-            for i, column in enumerate(transpose(e, rows)):
-                part = column if side == SIDE else e.shuffle(column, column, range(side))
-                if side == 1:
-                    part = e.b.extract_element(column, ir.Constant(I32, 0))
-                e.store(part, e.at(packed, e.add(e.mul(e.add(k, i), s.tile), n0), F32), 4)
+        n0 = 0
+        while n0 < s.tile:
+            side = SIDE if s.tile - n0 >= SIDE else SIDE // 2
+            for shift in range(0, SIDE, side):
+                turned(e.add(k, shift), n0, side)
+            n0 += side
         return none
 
     e.loop(0, square, columns, step=SIDE)

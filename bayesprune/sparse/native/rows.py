@@ -153,10 +153,14 @@ class OutputRow(Row):
             return [widened(e, at(number, v), s.weights, s.lanes) for v in range(self.vectors)]
         found = []
         for v in range(self.vectors):
-            if s.weights == "i8":
-                two = [narrow(e, widened(e, at(2 * number + odd, v), "i8", s.lanes), "bf16") for odd in (0, 1)]
-            else:
-                two = [e.load(at(2 * number + odd, v), vector(I16, s.lanes), 2) for odd in (0, 1)]
+            if s.weights == "i8":  # whole numbers to 127 fill no more than the upper half of a float32
+                even, odd = (
+                    e.b.bitcast(widened(e, at(2 * number + k, v), "i8", s.lanes), vector(I32, s.lanes)) for k in (0, 1)
+                )
+                half = ir.Constant(even.type, [16] * s.lanes)
+                found.append(e.b.bitcast(e.b.or_(odd, e.b.lshr(even, half)), vector(BF16, 2 * s.lanes)))
+                continue
+            two = [e.load(at(2 * number + odd, v), vector(I16, s.lanes), 2) for odd in (0, 1)]
             order = [i // 2 + (s.lanes if i % 2 else 0) for i in range(2 * s.lanes)]
             found.append(e.b.bitcast(e.shuffle(two[0], two[1], order), vector(BF16, 2 * s.lanes)))
         return found
@@ -193,6 +197,7 @@ class TokenRow(Row):
         super().__init__(module, spec, "tokens")
         self.vectors = spec.tile // spec.lanes
         most = max(1, (spec.isa.registers - 7) // self.vectors)  # outputs at a time
+        most = -(-spec.h // -(-spec.h // most))  # the same number each time, if that can be
         for self.first in range(0, spec.h, most):
             self.outputs = min(most, spec.h - self.first)
             self.sums = self.outputs * self.vectors

@@ -5,19 +5,7 @@ from typing import Literal
 
 from bayesprune.sparse.native.host import Isa
 
-__all__ = ["ARGS", "Spec"]
-
-# The slots of the kernel's argument: one array of 64-bit numbers and addresses.
-ARGS = {
-    name: slot
-    for slot, name in enumerate(
-        (
-            *("x", "y", "values", "crow", "col", "bias", "scale", "scratch", "scratch_bytes"),
-            *("tokens", "inputs", "outputs", "rows", "chunk", "chunks", "items", "next", "thread"),
-            *("table", "across", "down", "line", "image", "group_rows", "group_inputs"),
-        )
-    )
-}
+__all__ = ["Spec"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bayesprune.sparse.native.compiled import Entry
 
-__all__ = ["run"]
+__all__ = ["share"]
 
 _OPENMP = re.compile(r"(/\S*lib(?:gomp|iomp5|omp)[^/\s]*\.so[^/\s]*)$")
 
@@ -35,11 +35,8 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="bayesprune")
 
 
-def run(function: Entry, address: int, arguments: int, threads: int) -> None:
+def share(function: Entry, address: int, arguments: int, threads: int) -> None:
     """Call the kernel on ``threads`` threads at once; they share its arguments and take items from its counter."""
-    if threads == 1:
-        function(arguments)
-        return
     parallel = _openmp()
     if parallel is not None:
         parallel(address, arguments, threads, 0)
