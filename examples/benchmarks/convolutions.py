@@ -32,7 +32,9 @@ def main() -> None:
         for images in (1, 8):
             torch.manual_seed(0)
             dense = nn.Conv2d(inputs, outputs, side, padding=side // 2, bias=False)
-            grid = torch.rand(outputs // 16, side * side * inputs // 16) >= args.sparsity
+            rows, columns = outputs // 16, side * side * inputs // 16
+            kept = round((1 - args.sparsity) * rows * columns)
+            grid = (torch.randperm(rows * columns) < kept).view(rows, columns)
             mask = grid.repeat_interleave(16, 0).repeat_interleave(16, 1)
             matrix = dense.weight.detach().permute(0, 2, 3, 1).reshape(outputs, -1) * mask
             dense.weight.data = matrix.view(outputs, side, side, inputs).permute(0, 3, 1, 2)
