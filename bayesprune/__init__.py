@@ -36,9 +36,13 @@ _HOME = {
     "bayesprune.sparse": ("BSR", "CSR", "Dense", "FileError", "Plan", "export", "load", "plan", "save"),
     "bayesprune.masking": ("BudgetWarning", "EmptyLayerWarning", "masks"),
     "bayesprune.history": ("Epoch", "History"),
+    "bayesprune.inference_data": ("LeftOutWarning", "to_inference_data"),
+    "bayesprune.cross_validation": ("UnreliableLOOWarning", "khat", "loo"),
+    "bayesprune.sweeping": ("Curve", "sweep"),
     "bayesprune.schedules": ("Callback", "Cubic", "Run"),
 }
 _NAMES = {name: home for home, names in _HOME.items() for name in names}
+_MODULES = ("corruptions", "plots")  # looked into by name: bp.plots.reliability
 
 __all__ = sorted(_NAMES)
 
@@ -48,8 +52,10 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(_NAMES[name]), name)
         globals()[name] = value
         return value
+    if name in _MODULES:
+        return import_module(f"bayesprune.{name}")
     raise AttributeError(f"module 'bayesprune' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_NAMES])
+    return sorted({*globals(), *_NAMES, *_MODULES})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -23,6 +24,7 @@ from bayesprune.reporting import Report, report
 from bayesprune.saliency import magnitude
 from bayesprune.schedules import Cubic
 from bayesprune.sparse import export, save
+from bayesprune.whole_files import replace
 
 __all__ = ["TASKS", "Task", "claim_folder", "run_demo"]
 
@@ -147,13 +149,8 @@ def run_demo(
     save(export(net, posterior.means(), kept, example=example, plan=found.plan), out / "model.safetensors")
     settings = {"seed": seed, "epochs": epochs, "keep": keep, "batch": task.batch, "lr": task.lr}
     figures = {**settings, "fit": history.to_dict(), **found.to_dict()}
-    _replace(out / "report.json", lambda fresh: fresh.write_text(json.dumps(figures, indent=2)))
-    _replace(out / "snr.png", lambda fresh: snr_histograms(posterior, kept).savefig(fresh, dpi=150))
+    replace(out / "report.json", lambda fresh: fresh.write_text(json.dumps(figures, indent=2)))
+    picture = Figure(figsize=(3.4 * len(kept), 3.2), layout="constrained")
+    snr_histograms(posterior, kept, axes=picture.subplots(1, len(kept)))
+    replace(out / "snr.png", lambda fresh: picture.savefig(fresh, dpi=150))
     return found
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Replace a file by a whole new one, or leave it as it was."""
-    fresh = path.with_name(f".new.{path.name}")
-    write(fresh)
-    fresh.replace(path)

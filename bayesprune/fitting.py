@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def fit(
             log-probabilities stay in float32; ``"no"`` does not. By default what Accelerate's environment or a
             ``torch.autocast`` around the call says, else ``"no"``.
         checkpoint: a folder written after each epoch, atomically; a run that finds one there resumes from it.
-        progress: whether to show a bar on stderr; by default if that is a terminal or a notebook.
+        progress: whether to show a bar on stderr; by default if that is a terminal, or a notebook with
+            ipywidgets.
 
     Returns:
         NLL, KL and kept fraction per epoch. After Ctrl-C the fit ends with what it has, ``interrupted`` set.
@@ -265,7 +267,8 @@ def _kept(bnet: BayesianNet) -> float:
 @contextmanager
 def _bar(progress: bool | None, epochs: int) -> Iterator[Callable[[int, History], None]]:
     console = Console(stderr=True)
-    wanted = (console.is_terminal or console.is_jupyter) if progress is None else progress
+    shown = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    wanted = shown if progress is None else progress
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, disable=not wanted)
     with bar if wanted else nullcontext():

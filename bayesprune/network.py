@@ -131,14 +131,18 @@ class BayesianNet(nn.Module):
         with _in_mode(self.net, mode), recompute:
             return functional_call(self.net, dict(values), args, kwargs)
 
-    @torch.no_grad()
     def draw(self) -> dict[str, Tensor]:
         """One joint draw from the posterior, pruned: every parameter and buffer by its name, for :meth:`run`."""
-        with poutine.block(), poutine.trace() as trace:
+        return self.traced_draw()[0]
+
+    @torch.no_grad()
+    def traced_draw(self) -> tuple[dict[str, Tensor], poutine.Trace, poutine.Trace]:
+        """A draw as :meth:`draw` gives it, and its sites: under the guide, and under the prior."""
+        with poutine.block(), poutine.trace() as under_q:
             self.guide()
-        with poutine.block(), poutine.replay(trace=trace.trace):
+        with poutine.block(), poutine.trace() as under_p, poutine.replay(trace=under_q.trace):
             values = {n: plain(self._effective(n, posterior)).detach() for n, posterior in self.posteriors.items()}
-        return {**values, **{n: v.detach() for n, v in tensors(self._rest)}}
+        return {**values, **{n: v.detach() for n, v in tensors(self._rest)}}, under_q.trace, under_p.trace
 
     @torch.no_grad()
     def moments(self) -> dict[str, tuple[Tensor, Tensor]]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
+from pyro.poutine import Trace
 from torch import Tensor
 
 from bayesprune.likelihoods import call
-from bayesprune.metrics import entropy
+from bayesprune.metrics import entropy_split
 from bayesprune.network import BayesianNet
 from bayesprune.observations import CategoricalObservation, NormalObservation
 
@@ -51,6 +52,13 @@ def check_masks(bnet: BayesianNet, masks: Mapping[str, Tensor]) -> None:
             )
 
 
+def known_observation(bnet: BayesianNet) -> CategoricalObservation | NormalObservation:
+    """What the net's output means; raises ``ValueError`` where no model has said so yet."""
+    if not isinstance(bnet.observation, (CategoricalObservation, NormalObservation)):
+        raise ValueError("what the net's output means is not known: make a model with bp.classify or bp.regress first")
+    return bnet.observation
+
+
 @torch.no_grad()
 def predict(
     bnet: BayesianNet,
@@ -82,18 +90,15 @@ def predict(
     """
     if draws < 1:
         raise ValueError(f"draws is an integer ≥ 1, got {draws}")
-    observation = bnet.observation
-    if not isinstance(observation, (CategoricalObservation, NormalObservation)):
-        raise ValueError("what the net's output means is not known: make a model with bp.classify or bp.regress first")
+    observation = known_observation(bnet)
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
         stacked, targets = draw_outputs(bnet, loader, draws, masks or {})
     if isinstance(observation, CategoricalObservation):
         probs = stacked.softmax(-1)
-        mean = probs.mean(0)
-        aleatoric = entropy(probs).mean(0)
-        return Prediction(mean, probs, (entropy(mean) - aleatoric).clamp_min(0), aleatoric, targets)
+        split = entropy_split(probs)
+        return Prediction(probs.mean(0), probs, split.epistemic, split.aleatoric, targets)
     spread = stacked.var(0, correction=1 if draws > 1 else 0)
     return Prediction(stacked.mean(0), stacked, spread, torch.full_like(spread, observation.noise**2), targets)
 
@@ -107,21 +112,58 @@ def draw_outputs(
     Raises:
         ValueError: masks that do not fit, no data, or a loader whose order changes from pass to pass.
     """
+    outputs, targets = [], None
+    for drawn in each_draw(bnet, loader, draws, masks):
+        outputs.append(drawn.output)
+        targets = drawn.targets
+    return torch.stack(outputs), targets
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One posterior draw: a single set of weights for a whole data set.
+
+    Attributes:
+        weights: every parameter and buffer by its name, masked.
+        output: the net's output, (examples, …).
+        targets: what came with the inputs, or ``None``.
+        under_q, under_p: the draw's sites under the guide and under the prior, before masks.
+    """
+
+    weights: dict[str, Tensor]
+    output: Tensor
+    targets: Tensor | None
+    under_q: Trace
+    under_p: Trace
+
+
+@torch.no_grad()
+def each_draw(bnet: BayesianNet, loader: Iterable[Any], draws: int, masks: Mapping[str, Tensor]) -> Iterator[Draw]:
+    """One posterior draw after the other, each run over the whole data set in eval mode.
+
+    Raises:
+        ValueError: masks that do not fit, no data, or a loader whose order changes from pass to pass.
+    """
     check_masks(bnet, masks)
     if isinstance(loader, Iterator):
         loader = list(loader)
-    outputs, targets = [], None
+    targets: Tensor | None = None
+    for _ in range(draws):
+        drawn = _draw(bnet, loader, masks)
+        if targets is not None and drawn.targets is not None and not torch.equal(targets, drawn.targets):
+            raise ValueError("the loader's order changes from one pass to the next: make one with shuffle=False")
+        targets = drawn.targets
+        yield drawn
+        del drawn  # before the next one is made
+
+
+def _draw(bnet: BayesianNet, loader: Iterable[Any], masks: Mapping[str, Tensor]) -> Draw:
     with evaluating(bnet):
-        for _ in range(draws):
-            weights = bnet.draw()
-            for name, mask in masks.items():
-                weights[name] = weights[name] * mask
-            output, y = run_over(partial(bnet.run, weights), loader, next(iter(weights.values())).device)
-            if targets is not None and y is not None and not torch.equal(targets, y):
-                raise ValueError("the loader's order changes from one pass to the next: make one with shuffle=False")
-            outputs.append(output)
-            targets = y
-    return torch.stack(outputs), targets
+        weights, under_q, under_p = bnet.traced_draw()
+        for name, mask in masks.items():
+            weights[name] = weights[name] * mask
+        output, targets = run_over(partial(bnet.run, weights), loader, next(iter(weights.values())).device)
+    return Draw(weights, output, targets, under_q, under_p)
 
 
 def run_over(forward: Callable[..., Any], loader: Iterable[Any], device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -3,12 +3,20 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from bayesprune.metrics import error, expected_calibration_error, negative_log_likelihood
+from bayesprune.metrics import (
+    brier_score,
+    class_errors,
+    error,
+    expected_calibration_error,
+    negative_log_likelihood,
+)
 from bayesprune.observations import CategoricalObservation, NormalObservation
+from bayesprune.regression_metrics import coverage, gaussian_nll, predictive_cdf, root_mean_squared_error
 
-__all__ = ["Score", "score", "standard_error"]
+__all__ = ["Losses", "Score", "losses", "score", "standard_error"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,9 @@ class Score:
         rmse: the root mean squared error, in the target's units; ``None`` for classes.
         nll: −log p(y), nats per example.
         ece: expected calibration error over 15 bins; ``None`` for real targets.
+        brier: the Brier score; ``None`` for real targets.
+        class_errors: the fraction of each class that is wrong, NaN where it has no example; ``None`` for real targets.
+        coverage: the fraction of targets inside the central 95 % of the predictive; ``None`` for classes.
     """
 
     n: int
@@ -28,6 +39,9 @@ class Score:
     rmse: float | None
     nll: float
     ece: float | None
+    brier: float | None = None
+    class_errors: tuple[float, ...] | None = None
+    coverage: float | None = None
 
 
 def score(observation: nn.Module | None, outputs: Tensor, y: Tensor | None) -> Score:
@@ -52,16 +66,73 @@ def score(observation: nn.Module | None, outputs: Tensor, y: Tensor | None) -> S
     if isinstance(observation, CategoricalObservation):
         y = observation.check(outputs[0], y).flatten()
         probs = outputs.softmax(-1).mean(0).flatten(0, -2)
-        wrong, nll = error(probs, y), negative_log_likelihood(probs, y)
-        return Score(len(y), wrong, None, nll, expected_calibration_error(probs, y))
+        return Score(
+            n=len(y),
+            error=error(probs, y),
+            rmse=None,
+            nll=negative_log_likelihood(probs, y),
+            ece=expected_calibration_error(probs, y),
+            brier=brier_score(probs, y),
+            class_errors=tuple(class_errors(probs, y).error.tolist()),
+        )
     if isinstance(observation, NormalObservation):
         y = observation.check(outputs[0], y).double()
-        rmse = float((outputs.mean(0) - y).square().mean().sqrt())
+        outputs, y = outputs.reshape(*outputs.shape[:2], -1), y.reshape(len(y), -1)
         noise = observation.noise
-        log_p = -0.5 * ((outputs - y) / noise).square() - math.log(noise) - 0.5 * math.log(2 * math.pi)
-        mixture = log_p.flatten(2).sum(-1).logsumexp(0) - math.log(len(outputs))
-        return Score(len(y), None, rmse, float(-mixture.mean()), None)
+        return Score(
+            n=len(y),
+            error=None,
+            rmse=root_mean_squared_error(outputs.mean(0), y),
+            nll=gaussian_nll(outputs, noise, y),
+            ece=None,
+            coverage=coverage(predictive_cdf(outputs, noise, y)),
+        )
     raise ValueError("what the net's output means is not known: make a model with bp.classify or bp.regress first")
+
+
+@dataclass(frozen=True)
+class Losses:
+    """How a predictive distribution fares on each example, so that two can be compared on the same ones.
+
+    Attributes:
+        nll: −log p(y), nats, (examples,).
+        wrong: whether the class is wrong, (examples,); ``None`` for real targets.
+        confidence: the top probability, (examples,); ``None`` for real targets.
+        squared: the squared error, averaged over outputs, (examples,); ``None`` for classes.
+        inside: whether each target lies in the central 95 % of the predictive, (examples, outputs); ``None`` for
+            classes.
+    """
+
+    nll: Tensor
+    wrong: Tensor | None = None
+    confidence: Tensor | None = None
+    squared: Tensor | None = None
+    inside: Tensor | None = None
+
+
+@torch.no_grad()
+def losses(
+    observation: CategoricalObservation | NormalObservation, outputs: Tensor, y: Tensor, level: float = 0.95
+) -> Losses:
+    """What :func:`score` averages, example by example, for outputs and targets that it takes.
+
+    >>> outputs = torch.tensor([[[4.0, 0.0], [4.0, 0.0]]])
+    >>> losses(CategoricalObservation(), outputs, torch.tensor([0, 1])).wrong
+    tensor([False,  True])
+    """
+    outputs = outputs.double()
+    y = observation.check(outputs[0], y)
+    if isinstance(observation, CategoricalObservation):
+        outputs, y = outputs.flatten(1, -2), y.flatten()
+    else:
+        outputs, y = outputs.reshape(*outputs.shape[:2], -1), y.double().reshape(len(y), -1)
+    log_p = torch.stack([observation(output).log_prob(y) for output in outputs])
+    nll = math.log(len(outputs)) - log_p.logsumexp(0)
+    if isinstance(observation, CategoricalObservation):
+        confidence, predicted = outputs.softmax(-1).mean(0).max(-1)
+        return Losses(nll, wrong=predicted != y, confidence=confidence)
+    cdf = predictive_cdf(outputs, observation.noise, y)
+    return Losses(nll, squared=(outputs.mean(0) - y).square().mean(-1), inside=(cdf - 0.5).abs() <= level / 2)
 
 
 def standard_error(fraction: float, n: int) -> float:

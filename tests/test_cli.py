@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import bayesprune, inside
 
 RUN = [sys.executable, "-c", "from bayesprune.cli import main; main()"]
 
@@ -17,14 +18,14 @@ RUN = [sys.executable, "-c", "from bayesprune.cli import main; main()"]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # tests share the machine
 
 
-def bayesprune(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def in_a_process(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*RUN, *args], cwd=cwd, env=ONE_THREAD, capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("demo")
-    return folder, bayesprune("demo", "--epochs", "3", "--seed", "1", "--keep", "0.1", "--out", "run", cwd=folder)
+    return folder, in_a_process("demo", "--epochs", "3", "--seed", "1", "--keep", "0.1", "--out", "run", cwd=folder)
 
 
 def test_demo_writes_model_report_and_picture(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -63,11 +64,12 @@ def test_the_last_line_loads_the_result(finished: tuple[Path, subprocess.Complet
 def test_a_folder_that_is_not_empty_asks_for_force(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, _ = finished
     before = (folder / "run" / "report.json").read_bytes()
-    refused = bayesprune("demo", "--epochs", "1", "--out", "run", cwd=folder)
-    assert refused.returncode == 2 and "--force" in refused.stderr
-    assert (folder / "run" / "report.json").read_bytes() == before
-    forced = bayesprune("demo", "--epochs", "1", "--out", "run", "--force", cwd=folder)
-    assert forced.returncode == 0, forced.stderr
+    with inside(folder):
+        refused = bayesprune("demo", "--epochs", "1", "--out", "run")
+        assert (folder / "run" / "report.json").read_bytes() == before
+        forced = bayesprune("demo", "--epochs", "1", "--out", "run", "--force")
+    assert refused.code == 2 and "--force" in refused.err
+    assert forced.code == 0, forced.err
 
 
 @pytest.mark.parametrize(
@@ -88,19 +90,19 @@ def test_a_folder_that_is_not_empty_asks_for_force(finished: tuple[Path, subproc
 )
 def test_bad_input_is_one_clear_line(tmp_path: Path, args: list[str], says: str) -> None:
     (tmp_path / "a-file").write_text("")
-    done = bayesprune("demo", *args, cwd=tmp_path)
-    assert done.returncode == 2
-    assert says in done.stderr and "Traceback" not in done.stderr
+    with inside(tmp_path):
+        done = bayesprune("demo", *args)
+    assert done.code == 2
+    assert says in done.err and "Traceback" not in done.err
     assert [p.name for p in tmp_path.iterdir()] == ["a-file"]
 
 
-def test_missing_data_says_what_to_put_where(tmp_path: Path) -> None:
-    env = {**ONE_THREAD, "BAYESPRUNE_DATA": str(tmp_path / "nowhere")}
-    done = subprocess.run(
-        [*RUN, "demo", "--data", "mnist"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 2
-    assert "BAYESPRUNE_DATA" in done.stderr and "Traceback" not in done.stderr
+def test_missing_data_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAYESPRUNE_DATA", str(tmp_path / "nowhere"))
+    with inside(tmp_path):
+        done = bayesprune("demo", "--data", "mnist")
+    assert done.code == 2
+    assert "BAYESPRUNE_DATA" in done.err and "Traceback" not in done.err
 
 
 def test_without_out_each_run_gets_a_folder_of_its_own(tmp_path: Path) -> None:

@@ -62,6 +62,11 @@ print(len(bayesprune.__all__))
     assert int(run(code)) >= 20
 
 
+def test_pictures_are_reached_by_name_and_loaded_when_they_are() -> None:
+    assert "matplotlib" in loaded_by("import bayesprune; bayesprune.plots.reliability")
+    assert not loaded_by("import bayesprune; bayesprune.corruptions") & {"matplotlib", "pyro", "pandas"}
+
+
 def test_names_are_listed_before_they_are_used() -> None:
     assert run("import bayesprune; print(set(bayesprune.__all__) <= set(dir(bayesprune)))") == "True\n"
 
@@ -91,7 +96,7 @@ def settings():
             numpy.random.get_state()[1].tolist(), list(warnings.filters), logging.getLogger().handlers[:],
             torch.is_grad_enabled(), len(pyro.get_param_store()))
 
-import accelerate, rich.progress, scipy.special  # other people's own doings
+import accelerate, arviz, rich.progress, scipy.special  # other people's own doings
 before = settings()
 import bayesprune
 for name in bayesprune.__all__:

@@ -6,9 +6,21 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from sklearn.metrics import accuracy_score, log_loss
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, recall_score, roc_auc_score
 
-from bayesprune.metrics import entropy, error, expected_calibration_error, negative_log_likelihood
+from bayesprune.metrics import (
+    auroc,
+    brier_score,
+    class_errors,
+    entropy,
+    entropy_split,
+    error,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability_bins,
+    wilson_interval,
+)
 
 
 def predictions(
@@ -74,3 +86,78 @@ def test_entropy_is_scipys_and_zero_for_a_certain_forecast():
     np.testing.assert_allclose(entropy(probs).numpy(), stats.entropy(probs.numpy(), axis=1), rtol=1e-10)
     assert entropy(torch.tensor([[1.0, 0.0]])).item() == 0.0
     assert entropy(probs.reshape(4, 100, 6)).shape == (4, 100)
+
+
+@pytest.mark.parametrize("classes", [2, 6])
+def test_brier_score_is_scikit_learns(classes):
+    probs, y = predictions(classes=classes)
+    expected = brier_score_loss(y.numpy(), probs.numpy(), labels=np.arange(classes), scale_by_half=False)
+    assert brier_score(probs, y) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("decimals", [1, 6])
+def test_auroc_is_scikit_learns_ties_and_all(decimals):
+    negative, positive = torch.randn(300).double().round(decimals=decimals), (torch.randn(170).double() + 0.7)
+    positive = positive.round(decimals=decimals)
+    labels = np.repeat([0, 1], [300, 170])
+    expected = roc_auc_score(labels, torch.cat([negative, positive]).numpy())
+    assert auroc(negative, positive) == pytest.approx(expected, abs=1e-12)
+    assert auroc(positive, negative) == pytest.approx(1 - expected, abs=1e-12)
+
+
+def test_auroc_refuses_what_has_no_ranking():
+    with pytest.raises(ValueError, match="0 positive"):
+        auroc(torch.ones(3), torch.ones(0))
+    with pytest.raises(ValueError, match="NaN"):
+        auroc(torch.ones(3), torch.tensor([math.nan]))
+
+
+@pytest.mark.parametrize("bins", [5, 10])
+def test_reliability_bins_are_scikit_learns(bins):
+    probs, y = predictions(n=2_000)
+    count, confidence, accuracy = reliability_bins(probs, y, bins)
+    right = (probs.argmax(1) == y).numpy()
+    expected_accuracy, expected_confidence = calibration_curve(right, probs.max(1).values.numpy(), n_bins=bins)
+    filled = count > 0
+    np.testing.assert_allclose(accuracy[filled].numpy(), expected_accuracy, atol=1e-12)
+    np.testing.assert_allclose(confidence[filled].numpy(), expected_confidence, atol=1e-12)
+    assert count.sum() == 2_000
+    assert bool(accuracy[~filled].isnan().all()) and not bool(filled.all())
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.999])
+def test_wilson_interval_is_scipys(level):
+    n = torch.tensor([1, 1, 7, 50, 50, 1000])
+    k = torch.tensor([0, 1, 3, 0, 50, 12])
+    low, high = wilson_interval(k, n, level)
+    for i in range(len(n)):
+        expected = stats.binomtest(int(k[i]), int(n[i])).proportion_ci(level, method="wilson")
+        assert (float(low[i]), float(high[i])) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    with pytest.raises(ValueError, match=r"\(0, 1\)"):
+        wilson_interval(k, n, 95)
+
+
+def test_class_errors_are_one_minus_scikit_learns_recalls():
+    probs, y = predictions()
+    found = class_errors(probs, y)
+    np.testing.assert_allclose(found.error.numpy(), 1 - recall_score(y.numpy(), probs.argmax(1).numpy(), average=None))
+    assert found.n.tolist() == np.bincount(y.numpy(), minlength=6).tolist()
+    mean = float((found.error * found.n).sum() / found.n.sum())
+    assert mean == pytest.approx(error(probs, y), abs=1e-12)
+    assert bool(((found.low <= found.error) & (found.error <= found.high)).all())
+
+
+def test_a_class_without_examples_has_no_error():
+    found = class_errors(torch.eye(3)[:2], torch.tensor([0, 1]))
+    assert found.error[:2].tolist() == [0, 0]
+    assert all(bool(part[2].isnan()) for part in (found.error, found.low, found.high))
+
+
+def test_the_split_of_entropy_is_scipys_mutual_information():
+    draws = (2 * torch.randn(7, 50, 4, dtype=torch.float64)).softmax(-1)
+    total, epistemic, aleatoric = entropy_split(draws)
+    p = draws.numpy()
+    np.testing.assert_allclose(total.numpy(), stats.entropy(p.mean(0), axis=-1), rtol=1e-10)
+    np.testing.assert_allclose(aleatoric.numpy(), stats.entropy(p, axis=-1).mean(0), rtol=1e-10)
+    # mutual information: the mean divergence of each draw from the mean of all
+    np.testing.assert_allclose(epistemic.numpy(), stats.entropy(p, p.mean(0)[None], axis=-1).mean(0), rtol=1e-8)

@@ -2,16 +2,22 @@
 
 import copy
 import json
-from html.parser import HTMLParser
+import math
+from collections.abc import Callable
+from io import StringIO
+from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
-from bayesprune.metrics import error, expected_calibration_error, negative_log_likelihood
-from bayesprune.plots import snr_histograms
+from bayesprune.metrics import error, expected_calibration_error, negative_log_likelihood, wilson_interval
+from bayesprune.reporting.intervals import mcnemar, paired_errors, paired_means
+from bayesprune.reporting.tables import Table
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +91,134 @@ def test_the_report_leaves_the_net_and_its_mode_alone(fitted: tuple[bp.BayesianN
     assert all(torch.equal(v, before[k]) for k, v in bnet.net.state_dict().items())
 
 
-def test_it_prints_shows_and_serialises(found: bp.Report) -> None:
+def test_it_prints_and_serialises(found: bp.Report) -> None:
     text = str(found)
     assert "0.weight" in text and "posterior mean, pruned" in text
-    HTMLParser().feed(found._repr_html_())
-    again = json.loads(json.dumps(found.to_dict()))
+    assert "Error" in text and f"{found.verdict.error.after:.2%}" in text
+    again = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert again["weights"][0]["kept"] == found.weights[0].kept
+    assert again["verdict"]["error"]["low"] == found.verdict.error.low
+    assert again["seed"] == 3 and again["draws"] == 5
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_terminal_cuts_no_number_and_no_name(found: bp.Report, width: int) -> None:
+    console = Console(file=StringIO(), width=width)
+    console.print(found)
+    text = console.file.getvalue()
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    for model in found.models:
+        assert f"{model.score.error:.2%} ±" in text and model.name.split()[0] in text
+    for weight in found.weights:
+        assert f"{weight.choice.nbytes:,}" in text and weight.name in text
+
+
+def test_names_with_brackets_are_printed_as_they_are() -> None:
+    console = Console(file=StringIO(), width=60)
+    console.print(Table("T", frozenset(("name",)), ("name",), (("blocks[red].weight",),)).rich())
+    assert "blocks[red].weight" in console.file.getvalue()
+
+
+def wrong(fitted: tuple[bp.BayesianNet, DataLoader], values: dict, masks: dict) -> torch.Tensor:
+    return probabilities(fitted, values, masks).argmax(-1) != fitted[1].dataset.tensors[1]
+
+
+def test_the_verdict_equals_direct_computation(
+    fitted: tuple[bp.BayesianNet, DataLoader], found: bp.Report, tmp_path: Path
+) -> None:
+    bnet, loader = fitted
+    x, y = loader.dataset.tensors
+    verdict, masks = found.verdict, bp.masks(bnet, keep=0.4)
+    bp.save(bnet.net, tmp_path / "dense.safetensors")
+    packed = bp.export(bnet.net, bnet.means(), masks, example=x[:60], plan=found.plan)
+    bp.save(packed, tmp_path / "packed.safetensors")
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("dense", "packed")]
+    assert [verdict.dense.nbytes, verdict.packed.nbytes] == sizes
+    assert verdict.smaller == sizes[0] / sizes[1]
+    assert verdict.faster == row(found, "posterior mean").speedup
+    before, after = wrong(fitted, dict(bnet.net.named_parameters()), {}), wrong(fitted, bnet.means(), masks)
+    assert verdict.error == paired_errors(before, after)
+    assert verdict.error.difference == pytest.approx(float(after.double().mean() - before.double().mean()))
+    rises = {k: float(after[y == k].double().mean() - before[y == k].double().mean()) for k in range(4)}
+    worst = max(rises, key=rises.__getitem__)
+    assert verdict.worst.name == str(worst) and verdict.worst.rise == pytest.approx(rises[worst])
+    low, high = wilson_interval(after[y == worst].sum(), torch.tensor(int((y == worst).sum())))
+    assert (verdict.worst.low, verdict.worst.high) == (float(low), float(high))
+    assert [c.name for c in found.classes] == [str(k) for k in sorted(rises, key=lambda k: -rises[k])]
+    assert verdict.rivals["trained rival"].difference == 0
+
+
+def test_losses_average_to_the_scores(found: bp.Report) -> None:
+    for model in found.models:
+        each = found.subject.found.losses[model.name]
+        assert float(each.nll.mean()) == pytest.approx(model.score.nll, rel=1e-6)
+        assert float(each.wrong.double().mean()) == pytest.approx(model.score.error)
+
+
+def test_classes_go_by_their_names(fitted: tuple[bp.BayesianNet, DataLoader]) -> None:
+    bnet, loader = fitted
+    names = ["ant", "bee", "cat", "dog"]
+    plan = bp.plan(bnet.net, bp.masks(bnet, keep=0.4), example=loader.dataset.tensors[0])
+    found = bp.report(bnet, bp.masks(bnet, keep=0.4), loader, draws=1, classes=names, plan=plan)
+    assert {c.name for c in found.classes} == set(names) and found.verdict.worst.name in names
+    with pytest.raises(ValueError, match="4 classes, got 2"):
+        bp.report(bnet, bp.masks(bnet, keep=0.4), loader, draws=1, classes=["ant", "bee"], plan=plan)
+
+
+def cells(b: int, c: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Wrong before and after, where ``b`` of ``n`` are lost and ``c`` are won."""
+    index = torch.arange(n)
+    return (index >= b) & (index < b + c), index < b
+
+
+@pytest.mark.parametrize(("b", "c", "n"), [(0, 0, 10), (5, 0, 100), (3, 9, 40), (20, 20, 500)])
+def test_the_paired_interval_is_wald_with_half_an_example_in_each_cell(b: int, c: int, n: int) -> None:
+    change = paired_errors(*cells(b, c, n))
+    lost, won, total = b + 0.5, c + 0.5, n + 2.0
+    d = (lost - won) / total
+    half = 1.959963984540054 * math.sqrt(((lost + won) / total - d**2) / total)
+    assert (change.low, change.high) == pytest.approx((d - half, d + half), abs=1e-12)
+    assert change.difference == pytest.approx((b - c) / n)
+    k, m = min(b, c), b + c
+    tail = 2 * sum(math.comb(m, i) for i in range(k + 1)) / 2**m  # both tails of a fair coin
+    assert change.p == pytest.approx(min(tail, 1.0))
+
+
+@pytest.mark.parametrize(("lost", "won"), [(0.05, 0.05), (0.1, 0.02), (0.3, 0.2)])
+def test_the_paired_interval_covers(lost: float, won: float) -> None:
+    """All outcomes of 30 examples, each weighed by its probability."""
+    n, covered = 30, 0.0
+    for b, c in product(range(n + 1), repeat=2):
+        if b + c <= n:
+            ways = math.comb(n, b) * math.comb(n - b, c)
+            change = paired_errors(*cells(b, c, n))
+            if change.low <= lost - won <= change.high:
+                covered += ways * lost**b * won**c * (1 - lost - won) ** (n - b - c)
+    assert 0.94 <= covered <= 1
+
+
+def test_the_bootstrap_agrees_with_large_sample_theory() -> None:
+    a = torch.rand(4000, dtype=torch.float64)
+    b = a + 0.2 * torch.randn(4000, dtype=torch.float64) + 0.01
+    difference, se = float((b - a).mean()), float((b - a).std()) / 4000**0.5
+    change = paired_means(a, b)
+    assert change.difference == pytest.approx(difference)
+    assert (change.low, change.high) == pytest.approx((difference - 1.96 * se, difference + 1.96 * se), abs=0.15 * se)
+    a, b = a.square(), b.square()
+    roots = [float(x.mean().sqrt()) for x in (a, b)]
+    influence = b / (2 * roots[1]) - a / (2 * roots[0])  # of each example on the difference of the roots
+    se = float(influence.std()) / 4000**0.5
+    change = paired_means(a, b, root=True)
+    assert (change.before, change.after) == pytest.approx(roots)
+    ends = change.difference - 1.96 * se, change.difference + 1.96 * se
+    assert (change.low, change.high) == pytest.approx(ends, abs=0.15 * se)
+
+
+def test_one_example_has_no_interval() -> None:
+    change = paired_means(torch.tensor([1.0]), torch.tensor([2.0]))
+    assert math.isnan(change.low) and change.direction == 0
+    assert change.to_dict()["low"] is None
+    assert mcnemar(torch.tensor([True]), torch.tensor([True])) == 1.0
 
 
 def test_regression_reports_rmse_and_likelihood() -> None:
@@ -106,7 +234,17 @@ def test_regression_reports_rmse_and_likelihood() -> None:
         direct = (nn.functional.linear(x, masked, bnet.means()["0.bias"]) - y).square().mean().sqrt()
     score = row(found, "posterior mean").score
     assert score.rmse == pytest.approx(float(direct), rel=1e-5)
-    assert score.error is None and "RMSE" in str(found)
+    verdict = found.verdict
+    assert score.error is None and verdict.error is None and verdict.worst is None and found.classes == ()
+    assert verdict.rmse.after == pytest.approx(float(direct), rel=1e-5)
+    assert verdict.nll.after == pytest.approx(score.nll, rel=1e-6)
+    assert verdict.coverage.after == pytest.approx(row(found, "posterior predictive").score.coverage)
+    losses = found.subject.found.losses
+    paired = paired_means(losses["dense"].squared, losses["posterior mean, pruned"].squared, root=True)
+    assert verdict.rmse == paired and set(verdict.rivals) == set(found.subject.found.rivals)
+    text = str(found)
+    assert all(word in text for word in ("RMSE", "Coverage", "NLL")) and "Worst class" not in text
+    assert "ece" not in json.loads(json.dumps(found.to_dict(), allow_nan=False))["verdict"]
 
 
 def test_masks_that_do_not_fit_are_refused(fitted: tuple[bp.BayesianNet, DataLoader]) -> None:
@@ -119,11 +257,18 @@ def test_masks_that_do_not_fit_are_refused(fitted: tuple[bp.BayesianNet, DataLoa
         bp.report(bnet, bp.masks(bnet, keep=0.4), [])
 
 
-def test_the_histogram_counts_every_group(fitted: tuple[bp.BayesianNet, DataLoader]) -> None:
-    bnet, _ = fitted
-    figure = snr_histograms(bnet, bp.masks(bnet, keep=0.4))
-    for axes, mask in zip(figure.axes, bp.masks(bnet, keep=0.4).values(), strict=True):
-        drawn = sum(patch.get_height() for patch in axes.patches)
-        assert drawn == mask.numel()
-    with pytest.raises(ValueError, match="axes"):
-        snr_histograms(bnet, bp.masks(bnet, keep=0.4), axes=figure.axes[0])
+def test_what_cannot_be_compared_is_refused(fitted: tuple[bp.BayesianNet, DataLoader]) -> None:
+    bnet, loader = fitted
+    masks = bp.masks(bnet, keep=0.4)
+    plan = bp.plan(bnet.net, masks, example=loader.dataset.tensors[0])
+    report: Callable[..., bp.Report] = lambda data, **more: bp.report(bnet, masks, data, draws=1, plan=plan, **more)  # noqa: E731
+    shuffled = DataLoader(loader.dataset, batch_size=60, shuffle=True)
+    with pytest.raises(ValueError, match="shuffle=False"):
+        report(shuffled)
+    with pytest.raises(ValueError, match="'dense' of its own"):
+        report(loader, baseline={"dense": (bnet.means(), masks)})
+    with pytest.raises(ValueError, match="no targets"):
+        report([loader.dataset.tensors[0]])
+    unknown = bp.BayesianNet(bnet.net, {"*.weight": bp.SparseVD()})
+    with pytest.raises(ValueError, match=r"bp\.classify or bp\.regress"):
+        bp.report(unknown, masks, loader, plan=plan)

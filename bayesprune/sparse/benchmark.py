@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import geometric_mean
 
 import torch
+from torch import nn
 
 from bayesprune.sparse.bench import Setting, bench, dense_twin, measured_peak
 from bayesprune.sparse.conv import channels_last
@@ -148,13 +149,22 @@ def tables(found: EndToEnd) -> list[Rows]:
     return [whole, layers, spent] if found.layers else [whole, spent]
 
 
-def of_model(path: Path, shape: tuple[int, ...], threads: int, budget: float, rivals: bool = True) -> Benchmark:
+def of_model(
+    path: Path,
+    shape: tuple[int, ...],
+    threads: int,
+    budget: float,
+    rivals: bool = True,
+    net: nn.Module | None = None,
+) -> Benchmark:
     """Time a saved net against its dense self on a random input of ``shape``, convolutions channels-last.
+
+    ``net`` is the skeleton, where its class is the user's own: see :func:`bayesprune.sparse.load`.
 
     Raises:
         ValueError: the net does not take that shape, or is refused by :func:`bayesprune.sparse.load`.
     """
-    sparse = load(path)
+    sparse = load(path, net)
     dense = dense_twin(sparse)
     dtype = next((p.dtype for p in dense.parameters() if p.is_floating_point()), torch.float32)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)

@@ -71,7 +71,7 @@ class Choice:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The choice for each masked weight, by name, with the machine it was measured on. ``print(plan)`` is a table."""
 
@@ -119,3 +119,5 @@ class Plan:
         widths = [max(len(row[k]) for row in rows) for k in range(len(head) - 1)]
         lines = ["  ".join([*(f"{row[k]:<{w}}" for k, w in enumerate(widths)), row[-1]]) for row in rows]
         return "\n".join([*lines, f"measured on {self.device}, {self.threads} thread{'s' * (self.threads != 1)}"])
+
+    __repr__ = __str__

@@ -1,6 +1,7 @@
 """A whole net against its dense self: end to end, layer by layer, what Amdahl's law allows, and where the time goes."""
 
 import copy
+import logging
 import math
 import time
 import warnings
@@ -138,9 +139,15 @@ def _onnxruntime(net: nn.Module, x: Tensor, threads: int) -> dict[str, Callable[
         return {}
     import onnxruntime
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(net, (x,), dynamo=True, verbose=False)
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)  # it warns of each library that it could also export
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(net, (x,), dynamo=True, verbose=False)
+    finally:
+        exporter.setLevel(level)
     assert program is not None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from bayesprune.cli import app
 from bayesprune.sparse import BSR, CSR, export, save
 from bayesprune.sparse.bench import Setting, bench, dense_twin, random_mask
+from bayesprune.sparse.benchmark import of_model
 from bayesprune.sparse.end_to_end import EndToEnd, Layer, compare, spent
 
 pytest.importorskip("llvmlite")
@@ -198,3 +199,26 @@ def test_an_input_that_the_net_refuses_is_named(tmp_path):
     result = run(str(tmp_path / "m.safetensors"), "--example", "2x16x9x8", "--budget", "0.01")
     with pytest.raises(ValueError, match=r"does not take an input of shape \(2, 16, 9, 8\)"):
         raise result.exception
+
+
+class Own(nn.Module):
+    """A class that no file can tell of."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 64), nn.Linear(64, 2)
+
+    def forward(self, x):
+        return self.last(self.first(x).relu())
+
+
+@pytest.mark.filterwarnings("ignore:.*slower than dense")
+def test_a_model_of_an_own_class_is_timed_with_its_skeleton(tmp_path, random_masks):
+    net = Own()
+    masks = random_masks(net, names=["first.weight"])
+    path = tmp_path / "own.safetensors"
+    save(export(net, {}, masks, example=torch.ones(4, 64), formats={"*": CSR()}), path)
+    with pytest.raises(ValueError, match="needs its net"):
+        of_model(path, (4, 64), 1, 0.02, rivals=False)
+    found = of_model(path, (4, 64), 1, 0.02, rivals=False, net=Own())
+    assert set(found.data["layers"]) == {"first"} and found.data["largest_difference"] < 1e-5

@@ -1,0 +1,75 @@
+"""``bayesprune bench``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bayesprune.cli.options import Json
+
+
+def run(
+    model: Annotated[
+        Path | None, typer.Argument(help="A saved model, or the run that holds it, to time against its dense self.")
+    ] = None,
+    example: Annotated[
+        str | None, typer.Option(help="With a model: the shape of its input, as 64x1x28x28; a run knows its own.")
+    ] = None,
+    net: Annotated[
+        str | None,
+        typer.Option(help="With a saved model of a class of its own: the net, as for fit; a run knows its own."),
+    ] = None,
+    shape: Annotated[list[str], typer.Option(help="Outputs x inputs of a weight; may be given again.")] = [  # noqa: B006
+        "768x768",
+        "3072x768",
+        "4096x4096",
+    ],
+    tokens: Annotated[list[int], typer.Option(min=1, help="Rows of x.")] = [256],  # noqa: B006
+    sparsity: Annotated[list[float], typer.Option(min=0, help="Fraction that is gone, in [0, 1).")] = [0.9],  # noqa: B006
+    block: Annotated[list[str], typer.Option(help="Outputs x inputs of a block; 1x1 is CSR.")] = ["16x16"],  # noqa: B006
+    bits: Annotated[int | None, typer.Option(help="8 for integer weights.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch and of our kernel.")] = 1,
+    rivals: Annotated[bool, typer.Option(help="Time torch's sparse paths, scipy and ONNX Runtime too.")] = True,
+    budget: Annotated[float, typer.Option(min=0.01, help="Seconds per setting.")] = 1.0,
+    json: Json = False,
+) -> None:
+    """Time sparse products against dense ones on this machine, in turns.
+
+    Example: bayesprune bench --shape 4096x4096 --tokens 256 --sparsity 0.9 --block 16x1
+    """
+    from bayesprune.sparse import benchmark
+
+    if model is not None:
+        if model.is_dir():
+            model, example, net = _of_run(model, example, net)
+        if not model.exists():
+            raise FileNotFoundError(f"there is no saved model {str(model)!r}; bayesprune export writes one")
+        if example is None:
+            raise ValueError("say the shape of the model's input: --example 64x784")
+        skeleton = None
+        if net is not None:
+            from bayesprune.sources import find_net
+
+            skeleton = find_net(net)
+        sizes = benchmark.sizes(example, "--example")
+        found = benchmark.of_model(model, sizes, threads, budget, rivals, skeleton)
+    else:
+        settings = benchmark.settings(shape, tokens, sparsity, block, bits, dtype, threads)
+        found = benchmark.of_products(settings, rivals, budget)
+    print(found.json() if json else found, end="" if json else "\n")
+
+
+def _of_run(path: Path, example: str | None, net: str | None) -> tuple[Path, str, str]:
+    """The model of a run, the shape of a batch of its data, and its net."""
+    from bayesprune.run_folder import RunFolder
+    from bayesprune.runs import open_data
+
+    folder = RunFolder(path)
+    recipe = folder.check_run()
+    if not folder.model_file.exists():
+        raise FileNotFoundError(f"{folder} holds no model yet: bayesprune export {path}")
+    if example is None:
+        x, *_ = next(iter(open_data(recipe).part("test")))
+        example = "x".join(map(str, x.shape))
+    return folder.model_file, example, net or recipe.net

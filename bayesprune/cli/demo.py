@@ -1,0 +1,37 @@
+"""``bayesprune demo``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bayesprune.cli.output import say, show
+
+
+def run(
+    data: Annotated[str, typer.Option(help="digits (bundled with scikit-learn) or mnist (downloaded).")] = "digits",
+    out: Annotated[Path | None, typer.Option(help="Folder to write; a new numbered one by default.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the posterior and of its rival.")] = None,
+    seed: Annotated[int, typer.Option(help="Fixes initial weights, shuffling and draws.")] = 0,
+    keep: Annotated[float | None, typer.Option(help="Fraction of the weights to keep, in (0, 1].")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that is not empty.")] = False,
+) -> None:
+    """Train, fit a sparse posterior, prune by SNR, pack, verify and save, on real data.
+
+    Example: bayesprune demo --data mnist --keep 0.02 --out run
+    """
+    with Console(stderr=True).status("loading"):
+        from bayesprune.demo import TASKS, claim_folder, run_demo
+        from bayesprune.fitting import check_device
+        from bayesprune.masking import check_keep
+    if data not in TASKS:
+        raise ValueError(f"--data is one of {', '.join(TASKS)}; got {data!r}")
+    if keep is not None:
+        check_keep(keep)
+    check_device(device)
+    folder = claim_folder(out, force)
+    show(run_demo(TASKS[data], folder, epochs=epochs, seed=seed, keep=keep, device=device, say=say))
+    print(f"wrote {folder}/: model.safetensors, report.json, snr.png")
+    print(f"load it: python -c \"import bayesprune as bp; print(bp.load('{folder}/model.safetensors'))\"")

@@ -1,0 +1,124 @@
+"""``bayesprune fit``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from bayesprune.cli.options import Json
+from bayesprune.cli.output import say, show_json
+
+if TYPE_CHECKING:
+    from bayesprune.recipe import Recipe
+    from bayesprune.run_folder import RunFolder
+
+
+def run(
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A recipe.toml to repeat.")] = None,
+    net: Annotated[
+        str | None, typer.Option(help="lenet_300_100, 'mlp(8, (50,), 1)', …, or my_module:make_net.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="digits, mnist, cifar10, uci:yacht, or my_module:make_data.")] = None,
+    rules: Annotated[
+        list[str] | None,
+        typer.Option("--rule", help="'fc*.weight=SparseVD(Block(4, 1))'; may be given again, the first match wins."),
+    ] = None,
+    prune: Annotated[str | None, typer.Option(help="Prune while fitting, by a schedule: 'Cubic(keep=0.05)'.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the fit; 20 by default.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Examples a step; 128 by default.")] = None,
+    lr: Annotated[float | None, typer.Option(help="The fit's learning rate; 0.001 by default.")] = None,
+    warmup: Annotated[float | None, typer.Option(help="Epochs over which the KL comes in; by default 40 %.")] = None,
+    pretrain: Annotated[int | None, typer.Option(help="Epochs of ordinary training first; none by default.")] = None,
+    pretrain_lr: Annotated[float | None, typer.Option(help="Their learning rate; 0.001 by default.")] = None,
+    start: Annotated[Path | None, typer.Option(help="A trained net's state dict (.pt, .safetensors).")] = None,
+    estimator: Annotated[str | None, typer.Option(help="local (the default), weight or flipout draws.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes initial weights, shuffling and draws; 0 by default.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch; a repeat takes as many.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu (the default), cuda, cuda:1, mps.")] = None,
+    precision: Annotated[str | None, typer.Option(help="no (the default) or bf16.")] = None,
+    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("run"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")] = False,
+    json: Json = False,
+) -> None:
+    """Fit a sparse posterior into a run folder; a run that was killed goes on when the command is given again.
+
+    Example: bayesprune fit --net lenet_300_100 --data mnist --pretrain 5 --prune 'Cubic(keep=0.05)' --out run
+    """
+    options = dict(locals())
+    with Console(stderr=True).status("loading"):
+        import torch
+
+        from bayesprune.recipe import Recipe
+        from bayesprune.reporting import versions
+        from bayesprune.run_folder import RunFolder
+        from bayesprune.runs import prepare, train
+    given = {n: v for n, v in options.items() if n in Recipe.__dataclass_fields__ and v is not None}
+    if start is not None:
+        given |= {"start": str(start.resolve()), "start_sha256": None}
+    if rules:
+        given["rules"] = tuple(rules)
+    if recipe is not None:
+        given = {**vars(Recipe.read(recipe)), **given}
+    folder = RunFolder(out)
+    there = _there(folder, given, overwrite)
+    wanted = Recipe.of({"threads": torch.get_num_threads(), **given}) if there is None or overwrite else there
+    _warn_of_versions(wanted, versions())
+    torch.set_num_threads(wanted.threads)
+    prepared = prepare(wanted)
+    with folder.locked():
+        if folder.recipe() != there or (folder.finished and not overwrite):
+            raise BlockingIOError(f"another bayesprune has written to {folder} meanwhile: name another folder")
+        if overwrite:
+            folder.clear()
+        if there is None or overwrite:
+            prepared.recipe.but(versions=versions()).write(folder.recipe_file)
+        try:
+            history = train(prepared, folder, say)
+        except KeyboardInterrupt:
+            say(f"stopped ({folder.reached()}): {folder.go_on()} goes on with it")
+            raise
+    last = history.epochs[-1]
+    if json:
+        show_json({"folder": str(out), "seconds": history.seconds, **vars(last)})
+        return
+    print(
+        f"{folder} holds a posterior, fitted in {history.seconds:.0f} s: NLL {last.nll:.4f} nats per example, "
+        f"KL {last.kl:,.0f} nats, {last.kept:.2%} of the weights kept"
+    )
+    if not prepared.recipe.pretrain and not prepared.recipe.start:
+        say("the dense net was not trained, so a report has nothing to compare with: --pretrain 5, or --start net.pt")
+    keep = getattr(prepared.recipe.schedule(), "keep", None)
+    print(f"next: bayesprune masks {out}{'' if keep is None else f' --keep {keep:g}'}")
+
+
+def _there(folder: "RunFolder", given: dict[str, Any], overwrite: bool) -> "Recipe | None":
+    """The recipe of an unfinished run to go on with; raises where the folder is not for this run."""
+    if folder.path.exists() and not folder.path.is_dir():
+        raise NotADirectoryError(f"--out {folder.path} is a file: name a folder")
+    if folder.holds_something_else():
+        raise FileExistsError(f"--out {folder.path} holds files and no run: name another folder")
+    if not folder.path.exists():
+        return None
+    with folder.locked():
+        there = folder.recipe()
+    if there is None or overwrite:
+        return there
+    noted = ("versions", "start_sha256")  # by the run itself
+    other = there.differences({name: value for name, value in given.items() if name not in noted})
+    if other:
+        raise FileExistsError(
+            f"{folder} holds another run ({'; '.join(other)}): name another folder with --out, or add --overwrite"
+        )
+    if folder.finished:
+        raise FileExistsError(
+            f"{folder} holds this run, finished: bayesprune masks {folder.path} goes on from it, --overwrite repeats it"
+        )
+    say(f"going on with {folder}: {folder.reached()}")
+    return there
+
+
+def _warn_of_versions(recipe: "Recipe", here: dict[str, str]) -> None:
+    other = [f"{n} {v}, here {here.get(n)}" for n, v in recipe.versions.items() if here.get(n) != v]
+    if other:
+        say(f"the recipe was made with {'; '.join(other)}: the last bits may differ")

@@ -1,0 +1,60 @@
+"""``bayesprune masks``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bayesprune.cli.options import Device, Folder, Json, Scope
+from bayesprune.cli.output import show, show_json, table
+
+
+def run(
+    run: Folder = Path("run"),
+    keep: Annotated[float | None, typer.Option(help="Fraction of the weights to keep, in (0, 1].")] = None,
+    snr: Annotated[float | None, typer.Option(help="Keep the groups of at least this signal-to-noise ratio.")] = None,
+    scope: Scope = "global",
+    saliency: Annotated[str, typer.Option(help="What ranks groups for --keep: snr, magnitude, random.")] = "snr",
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Decide what stays: a budget, a threshold on SNR, or else the method's own rule.
+
+    Example: bayesprune masks run --keep 0.05
+    """
+    with Console(stderr=True).status("loading"):
+        import torch
+
+        from bayesprune.expressions import saliency_of
+        from bayesprune.masking import check_keep, masks
+        from bayesprune.run_folder import RunFolder
+        from bayesprune.runs import open_run
+    folder, ranking = RunFolder(run), saliency_of(saliency)
+    check_keep(1.0 if keep is None else keep, scope)
+    folder.check_run()
+    with folder.locked(), torch.random.fork_rng():
+        recipe, bnet = open_run(folder, device)
+        torch.manual_seed(recipe.seed)
+        kept = masks(bnet, keep=keep, snr=snr, scope=scope, saliency=ranking)  # type: ignore[arg-type]
+        choice = {"keep": keep, "snr": snr, "scope": scope, "saliency": saliency} if keep else {"snr": snr}
+        folder.write_tensors(folder.masks_file, kept, choice)
+    counts = {name: (int(mask.sum()), mask.numel()) for name, mask in kept.items()}
+    total, entries = (sum(column) for column in zip(*counts.values(), strict=True))
+    shapes = {name: list(mask.shape) for name, mask in kept.items()}
+    if json:
+        weights = {
+            name: {"shape": shapes[name], "kept": stay, "entries": of, "method": str(bnet.methods[name])}
+            for name, (stay, of) in counts.items()
+        }
+        show_json({"choice": choice, "kept": total, "entries": entries, "weights": weights})
+        return
+    rows = [
+        [name, "×".join(map(str, shapes[name])), f"{stay:,}", f"{stay / of:.2%}", str(bnet.methods[name].pattern)]
+        for name, (stay, of) in counts.items()
+    ]
+    rows.append(["all", "", f"{total:,}", f"{total / entries:.2%}", ""])
+    words, numbers = "words", "numbers"
+    headings = {"weight": words, "shape": words, "entries": numbers, "of its own": numbers, "pruned together": words}
+    show(table("What is kept", headings, rows))
+    print(f"wrote {folder.masks_file}; next: bayesprune report {run}")

@@ -1,0 +1,51 @@
+"""Results go to stdout, as tables or JSON; everything else goes to stderr."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+__all__ = ["facts", "say", "show", "show_json", "table", "trouble"]
+
+
+def say(text: str) -> None:
+    """A line about what is going on."""
+    Console(stderr=True, soft_wrap=True).print(text, style="bold", markup=False, highlight=False)
+
+
+def trouble(text: str) -> None:
+    """A line about what went wrong."""
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]bayesprune:[/] {escape(text)}", highlight=False)
+
+
+def show(result: Any) -> None:
+    """Print what a command found; wide where it goes into a file or a pipe."""
+    Console(width=None if sys.stdout.isatty() else 140).print(result, highlight=False)
+
+
+def show_json(data: Any) -> None:
+    """Print plain data as JSON."""
+    from bayesprune.run_folder import to_json
+
+    print(to_json(data), end="")
+
+
+def table(title: str, headings: Mapping[str, str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table as reports have them; each heading says whether its column holds ``"words"`` or ``"numbers"``."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading, kind in headings.items():
+        made.add_column(heading, justify="left" if kind == "words" else "right")
+    for row in rows:
+        made.add_row(*map(escape, row))
+    return made
+
+
+def facts(title: str, rows: Iterable[Sequence[str]]) -> Table:
+    """Names and what they stand for."""
+    made = table(title, {"name": "words", "value": "words"}, rows)
+    made.box, made.show_header = box.SIMPLE, False
+    return made

@@ -1,0 +1,70 @@
+"""``bayesprune report``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bayesprune.cli.options import Device, Folder, Json, Part, Threads
+from bayesprune.cli.output import show, show_json
+
+
+def run(
+    run: Folder = Path("run"),
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained page, too.")] = None,
+    on: Part = "test",
+    draws: Annotated[int, typer.Option(min=1, help="Draws of the posterior predictive.")] = 20,
+    rival: Annotated[
+        list[Path] | None, typer.Option(help="Another run, with masks, to stand beside; may be given again.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Examples a batch for latencies; the fit's by default.")
+    ] = None,
+    device: Device = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Compare the pruned net with the dense one and with magnitude pruning: error, calibration, bytes, latency.
+
+    Example: bayesprune report run --html report.html
+    """
+    with Console(stderr=True).status("loading"):
+        import torch
+
+        from bayesprune.reporting import report
+        from bayesprune.run_folder import RunFolder
+        from bayesprune.runs import open_data, open_run
+    folder, rivals = RunFolder(run), [RunFolder(path) for path in rival or ()]
+    for each in (folder, *rivals):
+        each.check_run()
+        each.masks()
+    if html is not None and not html.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--html {html}: there is no folder {html.parent}")
+    with folder.locked():
+        recipe, bnet = open_run(folder, device)
+        torch.set_num_threads(threads or recipe.threads)
+        beside = {}
+        for other in rivals:
+            theirs, rival_net = open_run(other, device)
+            theirs.check_like(recipe, str(other), str(folder))
+            beside[str(other.path)] = rival_net.means(), other.masks()[0]
+        data = open_data(recipe if batch is None else recipe.but(batch=batch))
+        found = report(
+            bnet,
+            folder.masks()[0],
+            data.part(on),
+            draws=draws,
+            baseline=beside,
+            classes=data.classes or None,
+            seed=recipe.seed,
+        )
+        plain = {"run": str(run), "on": on, **found.to_dict()}
+        folder.write_json(folder.report_file, plain)
+        if html is not None:
+            found.to_html(html, model=str(folder.model_file))
+    if json:
+        show_json(plain)
+        return
+    show(found)
+    print(f"wrote {folder.report_file}{'' if html is None else f', {html}'}; next: bayesprune export {run}")

@@ -1,0 +1,89 @@
+"""``bayesprune sweep``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bayesprune.cli.options import Device, Json, Part, Scope, Threads
+from bayesprune.cli.output import show_json
+
+RUNS = [Path("run")]
+BUDGETS = [0.5, 0.2, 0.1, 0.05, 0.02, 0.01]
+RANKINGS = ["snr", "magnitude", "random"]
+SEVERITIES = [3]
+
+
+def run(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Finished runs; several seeds give a spread.")
+    ] = RUNS,
+    keep: Annotated[list[float], typer.Option(help="A fraction of the weights to keep; may be given again.")] = BUDGETS,
+    saliency: Annotated[list[str], typer.Option(help="What ranks groups; may be given again.")] = RANKINGS,
+    scope: Scope = "global",
+    on: Part = "val",
+    draws: Annotated[int | None, typer.Option(min=1, help="Score so many draws; by default the mean.")] = None,
+    corruption: Annotated[
+        list[str] | None, typer.Option(help="Score spoilt images too: gaussian_noise, …, or all; may be given again.")
+    ] = None,
+    severity: Annotated[list[int], typer.Option(min=1, max=5, help="How badly; may be given again.")] = SEVERITIES,
+    latency: Annotated[bool, typer.Option("--latency", help="Pack and time each net: about a second a point.")] = False,
+    device: Device = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Prune to each budget by each ranking, and score what is left.
+
+    Example: bayesprune sweep run --keep 0.2 --keep 0.1 --keep 0.05
+    """
+    with Console(stderr=True).status("loading"):
+        import torch
+        from matplotlib.figure import Figure
+
+        from bayesprune import corruptions
+        from bayesprune.expressions import saliency_of, suggestion
+        from bayesprune.masking import check_keep
+        from bayesprune.run_folder import RunFolder
+        from bayesprune.runs import open_data, open_run
+        from bayesprune.sweeping import sweep
+        from bayesprune.whole_files import replace
+    for fraction in keep:
+        check_keep(fraction, scope)
+    rankings = [saliency_of(name) for name in saliency]
+    known = {c.__name__: c for c in corruptions.CORRUPTIONS}
+    spoils = list(known) if corruption == ["all"] else corruption or []
+    for name in spoils:
+        if name not in known:
+            raise ValueError(f"there is no corruption {name!r}; {suggestion(name, ['all', *known])}")
+    folders = [RunFolder(path) for path in runs]
+    for folder in folders:
+        folder.check_run()
+    with folders[0].locked():
+        opened = [open_run(folder, device) for folder in folders]
+        recipe = opened[0][0]
+        for folder, (other, _) in zip(folders, opened, strict=True):
+            other.check_like(recipe, str(folder), str(folders[0]))
+        torch.set_num_threads(threads or recipe.threads)
+        curve = sweep(
+            [bnet for _, bnet in opened],
+            open_data(recipe).part(on),
+            keep=keep,
+            saliencies=rankings,
+            scope=scope,  # type: ignore[arg-type]
+            seeds=[recipe.seed],
+            draws=draws,
+            corruptions=[known[name] for name in spoils],
+            severities=severity,
+            latency=latency,
+        )
+        found = {"runs": [str(path) for path in runs], "on": on, **curve.to_dict()}
+        folders[0].write_json(folders[0].sweep_file, found)
+        picture = Figure(figsize=(6, 4), layout="constrained")
+        curve.plot(ax=picture.subplots())
+        replace(folders[0].curve_file, lambda fresh: picture.savefig(fresh, dpi=150))
+    if json:
+        show_json(found)
+        return
+    print(curve)
+    print(f"wrote {folders[0].sweep_file}, {folders[0].curve_file}")

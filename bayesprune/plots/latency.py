@@ -1,0 +1,70 @@
+"""What packing gains: dense beside packed, as measured."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from bayesprune.plots.style import BLUE, ORANGE, axes_for
+from bayesprune.sparse import Plan
+from bayesprune.verification import ModelRow
+
+__all__ = ["layer_latency", "model_latency"]
+
+
+def layer_latency(plan: Plan, *, ax: Axes | None = None) -> Axes:
+    """The median time of each layer, dense beside what the plan chose.
+
+    Args:
+        plan: from :func:`bayesprune.plan`, or a report's ``plan``. Layers that it did not time are left out.
+        ax: where to draw; by default a new figure.
+
+    Raises:
+        ValueError: the plan timed no layer.
+    """
+    timed = {name: choice for name, choice in plan.choices.items() if choice.seconds}
+    if not timed:
+        raise ValueError("the plan timed no layer, for all stay dense: see print(plan) for the reasons")
+    ax = axes_for(ax, 5.6, 1.0 + 0.7 * len(timed))
+    place = np.arange(len(timed))
+    dense = [1e6 * choice.seconds["dense"] for choice in timed.values()]
+    chosen = [1e6 * choice.seconds[choice.label] for choice in timed.values()]
+    ax.barh(place - 0.2, dense, 0.4, color=ORANGE, label="dense")
+    bars = ax.barh(place + 0.2, chosen, 0.4, color=BLUE, label="as planned")
+    ax.bar_label(bars, [f"{c.label}: {c.speedup:.3g}×" for c in timed.values()], padding=4, fontsize="small")
+    ax.set_yticks(place, list(timed))
+    ax.invert_yaxis()
+    ax.margins(x=0.25)
+    ax.set_xlabel(f"latency, µs ({plan.device}, {plan.threads} thread{'s' * (plan.threads != 1)})")
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def model_latency(models: Sequence[ModelRow], *, ax: Axes | None = None) -> Axes:
+    """The median time of one forward pass of each model that was timed.
+
+    Args:
+        models: a report's ``models``.
+        ax: where to draw; by default a new figure.
+
+    Raises:
+        ValueError: no model was timed.
+    """
+    timed = [row for row in models if row.seconds is not None]
+    if not timed:
+        raise ValueError("none of the models was timed")
+    ax = axes_for(ax, 5.6, 0.8 + 0.4 * len(timed))
+    for k, row in enumerate(timed):
+        microseconds = 1e6 * (row.seconds or 0.0)
+        ax.plot(microseconds, k, marker="o", markersize=8, color=ORANGE if row.name == "dense" else BLUE)
+        ratio = row.speedup or 1.0
+        label = f"{ratio:.3g}× as fast" if ratio >= 1 else f"{1 / ratio:.3g}× as long"
+        label = "" if row.name == "dense" else label
+        ax.annotate(label, (microseconds, k), xytext=(0, 7), textcoords="offset points", ha="center", fontsize="small")
+    ax.set_yticks(range(len(timed)), [row.name for row in timed])
+    ax.set_xscale("log")
+    ax.margins(x=0.2, y=0.4)
+    ax.invert_yaxis()
+    ax.grid(axis="x", alpha=0.3)
+    ax.set_xlabel("latency of one batch, µs")
+    return ax

@@ -1,0 +1,119 @@
+"""Which weights are sure: the signal-to-noise ratio of their groups."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from bayesprune.network import BayesianNet
+from bayesprune.plots.masks import mask_of
+from bayesprune.plots.style import BLACK, BLUE, ORANGE, axes_for, panels_for
+from bayesprune.prediction import check_masks
+
+__all__ = ["snr_against_mean", "snr_histograms"]
+
+_NOISE = 1e-3  # a ratio so low says no more than a lower one
+
+
+def snr_histograms(
+    bnet: BayesianNet, masks: Mapping[str, Tensor], *, threshold: float | None = None, axes: Any = None
+) -> np.ndarray:
+    """How sure the posterior is of each layer: a histogram of its groups' signal-to-noise ratio, in decades.
+
+    Args:
+        bnet: the net with its posterior.
+        masks: weight name → bool; groups that are kept and groups that are not have different colours.
+        threshold: a line to draw; by default the one that the methods' papers prune at, if they agree on one.
+        axes: one matplotlib axes for each mask; by default a new figure.
+
+    Returns:
+        The axes. A group that was pruned while fitting stands at the ratio that it had when it was pruned; one without
+        variance, whose ratio is infinite, is left out.
+
+    Raises:
+        ValueError: masks that do not fit, or another number of axes.
+    """
+    check_masks(bnet, masks)
+    own = axes is None
+    axes = panels_for(axes, len(masks), 3.4, 3.4)
+    parts = {name: _ratios(bnet, name, mask) for name, mask in masks.items()}
+    published = {bnet.methods[name].snr_threshold for name in masks}
+    if threshold is None and len(published) == 1:
+        threshold = published.pop()
+    highest = max((float(snr.max()) for snr, *_ in parts.values() if snr.size), default=1.0)
+    bins = np.linspace(math.log10(_NOISE), max(math.log10(max(highest, _NOISE)), 0.0) + 0.05, 41)
+    for axis, (name, (snr, _, kept)) in zip(axes, parts.items(), strict=True):
+        decades = np.log10(snr.clip(min=_NOISE))
+        stacked = [decades[kept], decades[~kept]]
+        axis.hist(stacked, bins=list(bins), stacked=True, color=[BLUE, ORANGE], label=["kept", "not kept"])
+        if threshold:
+            axis.axvline(math.log10(threshold), color=BLACK, linestyle="--", label=f"threshold {threshold:.2g}")
+        axis.set_yscale("symlog", linthresh=1)
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("log₁₀ SNR (first bar: or less)")
+        axis.set_title(f"{name}: {int(kept.sum()):,} of {len(kept):,} kept", fontsize="medium")
+    axes[0].set_ylabel("groups")
+    if own:
+        axes[0].figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    else:
+        axes[0].legend(frameon=False, fontsize="small")
+    return axes
+
+
+def snr_against_mean(
+    bnet: BayesianNet,
+    masks: Mapping[str, Tensor],
+    name: str,
+    *,
+    threshold: float | None = None,
+    most: int = 1000,
+    ax: Axes | None = None,
+) -> Axes:
+    """What ranking by SNR changes over ranking by magnitude: SNR of each group against its mean's size.
+
+    Args:
+        bnet: the net with its posterior.
+        masks: weight name → bool.
+        name: the weight to show.
+        threshold: a line to draw; by default the one of the method's paper, if it has one.
+        most: at most about so many points are drawn of the kept groups and of the others, evenly spread over each.
+        ax: where to draw; by default a new figure.
+
+    Raises:
+        ValueError: masks that do not fit, or a name that is not among them.
+    """
+    snr, size, kept = _ratios(bnet, name, mask_of(bnet, masks, name))
+    ax = axes_for(ax)
+    for label, part, colour, marker in (("not kept", ~kept, ORANGE, "x"), ("kept", kept, BLUE, "o")):
+        shown = part & (snr >= _NOISE)
+        step = max(1, math.ceil(shown.sum() / most))
+        x, y = size[shown][::step], snr[shown][::step]
+        if shown.sum() < part.sum():
+            label += f" ({int(part.sum() - shown.sum()):,} under {_NOISE:g} not shown)"
+        ax.scatter(x, y, s=9, c=colour, marker=marker, linewidths=0.6, alpha=0.6, label=label)
+    threshold = bnet.methods[name].snr_threshold if threshold is None else threshold
+    if threshold:
+        ax.axhline(threshold, color=BLACK, linestyle="--", label=f"threshold {threshold:.2g}")
+    ax.set(xscale="log", yscale="log", ylabel="SNR")
+    single = bnet.posteriors[name].kept.shape == masks[name].shape
+    ax.set_xlabel("|posterior mean|" if single else "root mean square of the posterior mean in the group")
+    ax.set_title(f"{name}: {int(kept.sum()):,} of {len(kept):,} kept", fontsize="medium")
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def _ratios(bnet: BayesianNet, name: str, mask: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """SNR, root mean square of the mean, and whether kept, of each group of one weight with a variance; pruned too."""
+    p = bnet.posteriors[name]
+    mean, var = (m.detach() for m in p.moments())
+    signal = p.pattern.pool(mean.square(), p.layout).double()
+    noise = p.pattern.pool(var, p.layout).double()
+    size = signal / p.pattern.sizes(p.layout, mean.device)
+    kept = p.pattern.pool(mask.to(mean.device).int(), p.layout) > 0
+    found = ((signal / noise).sqrt(), size.sqrt(), kept)
+    shown = (noise > 0).flatten().cpu().numpy()
+    snr, root, stays = (x.flatten().cpu().numpy()[shown] for x in found)
+    return snr, root, stays

@@ -1,0 +1,7 @@
+"""The report: what was kept and how it runs, what that is worth beside the rivals, and what to beware of."""
+
+from bayesprune.reporting.report import Report, report
+from bayesprune.reporting.versions import versions
+from bayesprune.reporting.weights import WeightRow
+
+__all__ = ["Report", "WeightRow", "report", "versions"]

@@ -1,0 +1,126 @@
+"""The report's tables, each once, for the terminal and for the page."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from bayesprune.reporting.verdict import ClassChange
+from bayesprune.reporting.weights import WeightRow
+from bayesprune.reporting.wording import POINTS, chance, latency, threads, times
+from bayesprune.scoring import standard_error
+from bayesprune.sparse import Plan
+from bayesprune.verification import ModelRow
+
+__all__ = ["Table", "classes_table", "costs_table", "models_table", "plan_table", "weights_table"]
+
+_MOST_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under headings.
+
+    Args:
+        title: what the table is about.
+        words: the headings of columns of words.
+        headings: all headings, in order; the columns that are not words are numbers.
+        rows: a text for each heading.
+        note: how the numbers came about.
+    """
+
+    title: str
+    words: frozenset[str]
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def rich(self) -> RichTable:
+        """For a terminal; where it is narrow, words are folded and numbers are not."""
+        title = f"{self.title}: {self.note}" if self.note else self.title
+        table = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for heading in self.headings:
+            if heading in self.words:
+                table.add_column(heading, overflow="fold", min_width=len(heading))
+            else:
+                table.add_column(heading, justify="right", no_wrap=True)
+        for row in self.rows:
+            table.add_row(*map(escape, row))
+        return table
+
+
+def weights_table(weights: Iterable[WeightRow]) -> Table:
+    """What was fitted, and what stays."""
+    rows = (
+        (w.name, _shape(w.shape), f"{w.kept:.2%}", f"{w.snr:.3g}", w.method, w.pattern, "yes" if w.local else "no")
+        for w in weights
+    )
+    headings = ("weight", "shape", "kept", "SNR", "method", "pruned together", "local draws")
+    words = frozenset(("weight", "shape", "method", "pruned together", "local draws"))
+    return Table("Weights", words, headings, tuple(rows), "SNR is the median of the groups that are kept")
+
+
+def plan_table(weights: Iterable[WeightRow], plan: Plan) -> Table:
+    """How each weight runs, and why."""
+    rows = []
+    for weight in weights:
+        c = weight.choice
+        speed = "not timed" if c.speedup is None else times(c.speedup)
+        rows.append((weight.name, str(c.format), c.reason, speed, f"{c.nbytes:,}", f"{c.dense_nbytes:,}"))
+    headings = ("weight", "format", "why", "× as fast", "bytes", "dense bytes")
+    note = f"timed on {plan.device}, {threads(plan)}"
+    return Table("Plan", frozenset(("weight", "format", "why")), headings, tuple(rows), note)
+
+
+def models_table(models: Sequence[ModelRow]) -> Table:
+    """How good the models are that were compared."""
+    classes = models[0].score.error is not None
+    figures = ("error", "NLL", "ECE", "Brier") if classes else ("RMSE", "NLL", "coverage")
+    rows = []
+    for row in models:
+        s = row.score
+        if s.error is not None:
+            found = [f"{s.error:.2%} ± {standard_error(s.error, s.n):.2%}", f"{s.nll:.3f}", f"{s.ece:.3f}"]
+            found.append(f"{s.brier:.3f}")
+        else:
+            found = [f"{s.rmse:.4g}", f"{s.nll:.3f}", f"{s.coverage:.1%}"]
+        rows.append((row.name, f"{row.kept:.2%}", *found))
+    note = f"on {models[0].score.n:,} examples" + "; error ± its standard error" * classes
+    return Table("Models", frozenset(("model",)), ("model", "kept", *figures), tuple(rows), note)
+
+
+def costs_table(models: Sequence[ModelRow], batch: int, plan: Plan) -> Table:
+    """How large and how fast those models are that were packed."""
+    rows = (
+        (row.name, f"{row.nbytes:,}", latency(row.seconds), times(row.speedup))
+        for row in models
+        if row.nbytes is not None and row.speedup is not None
+    )
+    note = f"latency of a batch of {batch} on {plan.device}, {threads(plan)}, timed in turns with dense"
+    headings = ("model", "bytes", "latency", "× as fast")
+    return Table("Costs", frozenset(("model",)), headings, tuple(rows), note)
+
+
+def classes_table(classes: Sequence[ClassChange]) -> Table:
+    """What pruning did to each class, or to the twenty whose error rose most."""
+    rows = (
+        (
+            c.name,
+            f"{c.examples:,}",
+            f"{c.before:.2%}",
+            f"{c.after:.2%}",
+            f"{c.low:.2%} to {c.high:.2%}",
+            POINTS(c.rise),
+            chance(c.p),
+        )
+        for c in classes[:_MOST_CLASSES]
+    )
+    cut = f"; {_MOST_CLASSES} of {len(classes):,} are shown" if len(classes) > _MOST_CLASSES else ""
+    headings = ("class", "examples", "missed before", "missed after", "95% interval (Wilson)", "rise", "McNemar")
+    return Table("Classes", frozenset(("class",)), headings, tuple(rows), f"the largest rise in error first{cut}")
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(str(n) for n in shape)

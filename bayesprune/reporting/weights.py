@@ -1,0 +1,65 @@
+"""Weight by weight: what was fitted, what stays, how it runs."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bayesprune.network import BayesianNet
+from bayesprune.sparse import Choice, Plan
+
+__all__ = ["WeightRow", "weight_rows"]
+
+
+@dataclass(frozen=True)
+class WeightRow:
+    """One weight of the net.
+
+    Attributes:
+        name, shape: the parameter's.
+        kept: the fraction of its entries that stays.
+        snr: the median signal-to-noise ratio of the groups that stay; NaN if none does.
+        method, pattern: what fitted it, and what was pruned together.
+        local: whether its activations were sampled in training, rather than the weight.
+        choice: how it runs, why, and its bytes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kept: float
+    snr: float
+    method: str
+    pattern: str
+    local: bool
+    choice: Choice
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON; an SNR that is no finite number is ``None``."""
+        snr = self.snr if math.isfinite(self.snr) else None
+        return {**vars(self), "shape": list(self.shape), "snr": snr, "choice": self.choice.to_dict()}
+
+
+def weight_rows(bnet: BayesianNet, masks: Mapping[str, Tensor], plan: Plan) -> tuple[WeightRow, ...]:
+    """A row for each mask."""
+    snr = bnet.snr()
+    return tuple(
+        WeightRow(
+            name=name,
+            shape=tuple(mask.shape),
+            kept=int(mask.sum()) / max(mask.numel(), 1),
+            snr=_median(bnet, name, snr[name], mask),
+            method=type(bnet.methods[name]).__name__,
+            pattern=str(bnet.methods[name].pattern),
+            local=name in bnet.sampled_locally,
+            choice=plan[name],
+        )
+        for name, mask in masks.items()
+    )
+
+
+def _median(bnet: BayesianNet, name: str, snr: Tensor, mask: Tensor) -> float:
+    p = bnet.posteriors[name]
+    staying = snr[p.pattern.pool(mask.int(), p.layout) > 0]
+    return float(staying.median()) if staying.numel() else math.nan
