@@ -92,7 +92,7 @@ def run_demo(
     device: str = "cpu",
     say: Callable[[str], None] = print,
 ) -> Report:
-    """Run the whole path and write ``model.safetensors``, ``report.json`` and ``snr.png`` into ``out``.
+    """Run the whole path and write the model, the report as data and as a page, and a picture of the SNR into ``out``.
 
     The posterior and its rival, gradual magnitude pruning, start at the same trained net and see the same number of
     epochs; both prune along the same cubic to the same sparsity.
@@ -150,6 +150,7 @@ def run_demo(
     settings = {"seed": seed, "epochs": epochs, "keep": keep, "batch": task.batch, "lr": task.lr}
     figures = {**settings, "fit": history.to_dict(), **found.to_dict()}
     replace(out / "report.json", lambda fresh: fresh.write_text(json.dumps(figures, indent=2)))
+    found.to_html(out / "report.html")
     picture = Figure(figsize=(3.4 * len(kept), 3.2), layout="constrained")
     snr_histograms(posterior, kept, axes=picture.subplots(1, len(kept)))
     replace(out / "snr.png", lambda fresh: picture.savefig(fresh, dpi=150))

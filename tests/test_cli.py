@@ -31,7 +31,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess
 def test_demo_writes_model_report_and_picture(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, done = finished
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in (folder / "run").iterdir()) == ["model.safetensors", "report.json", "snr.png"]
+    assert sorted(p.name for p in (folder / "run").iterdir()) == [
+        *("model.safetensors", "report.html", "report.json", "snr.png")
+    ]
     assert (folder / "run" / "snr.png").read_bytes()[:4] == b"\x89PNG"
     found = json.loads((folder / "run" / "report.json").read_text())
     assert (found["seed"], found["epochs"], found["keep"]) == (1, 3, 0.1)

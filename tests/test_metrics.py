@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, and against loops where it has none."""
+"""Metrics against scikit-learn and torchmetrics, and against loops where they have none."""
 
 import math
 
@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, recall_score, roc_auc_score
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from bayesprune.metrics import (
     auroc,
@@ -59,6 +60,8 @@ def test_error_and_likelihood_are_scikit_learns(dtype):
 def test_calibration_error_is_what_a_loop_over_bins_gives(bins, classes):
     probs, y = predictions(classes=classes)
     assert expected_calibration_error(probs, y, bins) == pytest.approx(calibration_by_loop(probs, y, bins), abs=1e-12)
+    theirs = multiclass_calibration_error(probs, y, probs.shape[1], n_bins=bins)
+    assert expected_calibration_error(probs, y, bins) == pytest.approx(float(theirs), abs=1e-6)
 
 
 def test_a_confidence_on_the_edge_of_two_bins_falls_into_the_lower():

@@ -33,5 +33,5 @@ def run(
     check_device(device)
     folder = claim_folder(out, force)
     show(run_demo(TASKS[data], folder, epochs=epochs, seed=seed, keep=keep, device=device, say=say))
-    print(f"wrote {folder}/: model.safetensors, report.json, snr.png")
+    print(f"wrote {folder}/: model.safetensors, report.html, report.json, snr.png")
     print(f"load it: python -c \"import bayesprune as bp; print(bp.load('{folder}/model.safetensors'))\"")
