@@ -21,7 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "06_regression_with_the_horseshoe": {"EPOCHS": 20, "DRAWS": 20},
 }
 DOWNLOADS = {"03_choose_what_to_prune", "04_export_and_run", "06_regression_with_the_horseshoe"}
-WARNING = re.compile(r"\w*Warning: |Traceback \(most recent call last\)")
+WARNING = re.compile(r"\w+Warning: |Traceback \(most recent call last\)")
 ABSOLUTE = re.compile(r"""(^|[\s"'`(=])(/\w+/|~/|[A-Za-z]:\\)""", re.MULTILINE)
 
 

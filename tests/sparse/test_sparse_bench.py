@@ -183,7 +183,7 @@ def test_the_command_prints_a_table_or_json(tmp_path):
         (("--dtype", "int4"), "--dtype is one of float32, bfloat16, float16; got 'int4'"),
         (("--bits", "4"), "bits is 8"),
         (("nowhere.safetensors", "--example", "2x3"), "nowhere.safetensors"),
-        (("nowhere.safetensors",), "--example 64x784"),
+        (("nowhere.safetensors",), "bayesprune export writes one"),
     ],
 )
 def test_bad_input_is_a_line(words, says):

@@ -55,7 +55,7 @@ def _call(
     rows = crow.numel() - 1
     threads = torch.get_num_threads() if values.numel() * work > _ALONE else 1
     chunk, chunks = rows, 1
-    if threads > 1 and tiles < 4 * threads:
+    if threads > 1 and tiles < 4 * threads and tiles % threads:  # whole tiles are shared out, or else parts of them
         together = max(1, 16 // made.spec.h) if made.spec.along == "tokens" else 1  # block rows turned round together
         chunks = min(rows, -(-4 * threads // tiles))
         chunk = -(-rows // (chunks * together)) * together
