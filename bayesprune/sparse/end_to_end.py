@@ -226,9 +226,11 @@ def compare(
         turns = max(1, min(20, int(budget / seconds["dense"])))
         times = {"dense": spent(dense, x, turns), "sparse": spent(sparse, x, turns)}
         clocked = seconds["dense"] / sum(times["dense"].values())  # taking the time of each module takes time
-        layers = {}
+        layers, held = {}, dict(dense.named_modules())
         for path, like in _inputs(sparse, x):
-            layer, inside = sparse.get_submodule(path), times["dense"].get(path)
+            layer, alone = sparse.get_submodule(path), f"{path}.0".removeprefix(".")
+            with_activation = isinstance(held.get(path), nn.Sequential)  # as a twin has what a packed layer took in
+            inside = times["dense"].get(alone if with_activation else path)
             assert isinstance(layer, SparseLinear)
             layers[path] = _layer(layer, like, rivals, budget / 4, None if inside is None else inside * clocked)
     kinds = {"dense": _by_class(dense, times["dense"]), "sparse": _by_class(sparse, times["sparse"])}

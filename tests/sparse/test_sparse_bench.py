@@ -16,6 +16,7 @@ from bayesprune.sparse import BSR, CSR, export, save
 from bayesprune.sparse.bench import Setting, bench, dense_twin, random_mask
 from bayesprune.sparse.benchmark import of_model
 from bayesprune.sparse.end_to_end import EndToEnd, Layer, compare, spent
+from bayesprune.sparse.linear import SparseLinear
 
 pytest.importorskip("llvmlite")
 
@@ -222,3 +223,14 @@ def test_a_model_of_an_own_class_is_timed_with_its_skeleton(tmp_path, random_mas
         of_model(path, (4, 64), 1, 0.02, rivals=False)
     found = of_model(path, (4, 64), 1, 0.02, rivals=False, net=Own())
     assert set(found.data["layers"]) == {"first"} and found.data["largest_difference"] < 1e-5
+
+
+def test_a_layer_with_its_activation_is_clocked_alone_inside_the_twin(monkeypatch):
+    net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+    packed = SparseLinear(BSR(16, 16).pack(net[0].weight, torch.ones(64, 64).bool()), net[0].bias, "native", "relu")
+    sparse = nn.Sequential(packed, nn.Identity(), net[2]).eval()
+    times = {"": 1.0, "0": 0.25, "0.0": 2.0, "0.1": 0.25, "1": 0.25, "2": 0.25}
+    in_twin = lambda net, *_: times if isinstance(net[0], nn.Sequential) else {"": 1.0}  # noqa: E731
+    monkeypatch.setattr("bayesprune.sparse.end_to_end.spent", in_twin)
+    found = compare(sparse, dense_twin(sparse), torch.randn(4, 64), runtime=False, rivals=False, budget=0.01)
+    assert found.layers["0"].inside == pytest.approx(found.seconds["dense"] * 2.0 / 4.0)
