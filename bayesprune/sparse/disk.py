@@ -2,8 +2,9 @@
 
 import contextlib
 import os
-import tempfile
 from pathlib import Path
+
+from bayesprune.whole_files import replace
 
 __all__ = ["cache_folder", "keep"]
 
@@ -23,12 +24,4 @@ def keep(path: Path, data: bytes) -> None:
     """Write a file whole or not at all. A folder that cannot be written costs time later, and nothing else."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            partial = Path(file.name)
-            try:
-                file.write(data)
-                file.flush()
-                partial.replace(path)
-            except OSError:
-                partial.unlink(missing_ok=True)
-                raise
+        replace(path, lambda fresh: fresh.write_bytes(data))

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from os import PathLike
@@ -25,6 +24,7 @@ from bayesprune.sparse.rebuild import CannotRebuildError, build, describe
 from bayesprune.sparse.storage import Stored, restore, store
 from bayesprune.sparse.swap import swap
 from bayesprune.sparse.wholes import open_at, opened_in, set_fast_paths
+from bayesprune.whole_files import replace
 
 __all__ = ["FileError", "load", "nbytes", "save"]
 
@@ -127,12 +127,7 @@ def save(sparse: nn.Module, path: str | PathLike[str]) -> None:
         name: [str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)] for name, x in buffers.items()
     }
     metadata = Manifest(net, needs_net, entries, ties, layers, opened_in(sparse), silent_in(sparse), sums).write()
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        safetensors.torch.save_file(buffers, partial, metadata)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace(target, lambda fresh: safetensors.torch.save_file(buffers, fresh, metadata))
 
 
 def _read(path: Path) -> tuple[Manifest, dict[str, Tensor]]:
