@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from bayesprune.checkpoints import Loose, load_checkpoint, save_checkpoint
 from bayesprune.elbo import MeanFieldELBO
 from bayesprune.history import Epoch, History
+from bayesprune.likelihoods import parted
 from bayesprune.network import BayesianNet
 from bayesprune.schedules.base import Callback, Run
 
@@ -241,8 +242,7 @@ def _pair(batch: Any) -> tuple[Any, Any]:
         raise ValueError(
             f"a batch is (x, y), or (x1, x2, …, y) for a net of several inputs; got {type(batch).__name__}"
         )
-    *x, y = batch
-    return (x[0] if len(x) == 1 else tuple(x)), y
+    return parted(batch)
 
 
 def _count(y: Any) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bayesprune.network import BayesianNet
 from bayesprune.observations import CategoricalObservation, NormalObservation, Observation
 
-__all__ = ["SupervisedModel", "call", "classify", "regress"]
+__all__ = ["SupervisedModel", "call", "classify", "parted", "regress"]
 
 
 def call(net: Callable[..., Any], x: Any) -> Any:
@@ -20,6 +20,16 @@ def call(net: Callable[..., Any], x: Any) -> Any:
     if isinstance(x, (tuple, list)):
         return net(*x)
     return net(x)
+
+
+def parted(batch: Any) -> tuple[Any, Any]:
+    """A batch's inputs, one or a tuple of several, and its targets: ``None`` where it is of inputs alone.
+
+    >>> parted((1, 2, 3)), parted(1)
+    (((1, 2), 3), (1, None))
+    """
+    *x, y = batch if isinstance(batch, (tuple, list)) and len(batch) > 1 else (batch, None)
+    return x[0] if len(x) == 1 else tuple(x), y
 
 
 class SupervisedModel(nn.Module):

@@ -11,7 +11,7 @@ from accelerate.utils import send_to_device
 from pyro.poutine import Trace
 from torch import Tensor
 
-from bayesprune.likelihoods import call
+from bayesprune.likelihoods import call, parted
 from bayesprune.metrics import entropy_split
 from bayesprune.network import BayesianNet
 from bayesprune.observations import CategoricalObservation, NormalObservation
@@ -171,8 +171,8 @@ def run_over(forward: Callable[..., Any], loader: Iterable[Any], device: torch.d
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
     for batch in loader:
-        *x, y = batch if isinstance(batch, (tuple, list)) and len(batch) > 1 else (batch, None)
-        outputs.append(call(forward, send_to_device(x[0] if len(x) == 1 else tuple(x), device)))
+        x, y = parted(batch)
+        outputs.append(call(forward, send_to_device(x, device)))
         if y is not None:
             targets.append(y.to(device))
     if not outputs:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bayesprune.checkpoints import Loose
 from bayesprune.fitting import check_device, fit
 from bayesprune.history import History
-from bayesprune.likelihoods import call, classify, regress
+from bayesprune.likelihoods import call, classify, parted, regress
 from bayesprune.network import BayesianNet
 from bayesprune.recipe import Recipe
 from bayesprune.run_folder import RunFolder
@@ -149,8 +149,8 @@ def open_data(recipe: Recipe) -> Data:
 def example_of(data: Data, bnet: BayesianNet) -> Any:
     """The inputs of a batch of the data, on the net's device: what a plan is measured on."""
     batches = data.train if data.test is None else data.test
-    *x, _ = next(iter(batches))
-    return send_to_device(x[0] if len(x) == 1 else tuple(x), next(iter(bnet.parameters())).device)
+    x, _ = parted(next(iter(batches)))
+    return send_to_device(x, next(iter(bnet.parameters())).device)
 
 
 class _Progress(Callback):
@@ -234,13 +234,14 @@ def _start(net: nn.Module, recipe: Recipe) -> str:
 def _check_takes(net: nn.Module, data: Data, recipe: Recipe) -> None:
     """Raise ``ValueError`` where the net cannot run on the first batch."""
     with _seeded(recipe.seed):
-        *x, _ = next(iter(data.train))
+        x, _ = parted(next(iter(data.train)))
     modes = [(module, module.training) for module in net.modules()]
     try:
         with torch.no_grad():
-            call(net.eval(), send_to_device(x[0] if len(x) == 1 else tuple(x), recipe.device))
+            call(net.eval(), send_to_device(x, recipe.device))
     except Exception as error:  # whatever the net raises
-        shape = " and ".join(str(tuple(part.shape[1:])) for part in x if isinstance(part, Tensor))
+        inputs = x if isinstance(x, tuple) else (x,)
+        shape = " and ".join(str(tuple(part.shape[1:])) for part in inputs if isinstance(part, Tensor))
         raise ValueError(
             f"net {recipe.net!r} does not take inputs of shape {shape} of data {recipe.data!r} ({error}): give it "
             "arguments, as in --net 'lenet_300_100(inputs=64)'"

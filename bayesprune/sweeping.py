@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from bayesprune.corruptions import Corruption
-from bayesprune.likelihoods import call
+from bayesprune.likelihoods import call, parted
 from bayesprune.masking import BudgetWarning, EmptyLayerWarning, Scope, check_keep, masks
 from bayesprune.network import BayesianNet
 from bayesprune.plots import sparsity_curve
@@ -206,10 +206,10 @@ def _score(
 def _inputs(batch: Any) -> Any:
     if batch is None:
         raise ValueError("the loader holds no batches")
-    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+    x, y = parted(batch)
+    if y is None:
         raise ValueError("the loader yields no targets: sweep scores batches (x, y)")
-    *x, _ = batch
-    return x[0] if len(x) == 1 else tuple(x)
+    return x
 
 
 def _size(bnet: BayesianNet, kept: Mapping[str, Tensor], example: Any | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from torch import Tensor
 
+from bayesprune.likelihoods import parted
 from bayesprune.network import BayesianNet
 from bayesprune.prediction import check_masks
 from bayesprune.reporting.cautions import Caution, cautions
@@ -180,7 +181,7 @@ def report(
     first = next(iter(loader), None)
     if first is None:
         raise ValueError("the loader holds no batches")
-    example = _example(first, next(iter(bnet.parameters())).device)
+    example = send_to_device(parted(first)[0], next(iter(bnet.parameters())).device)
     rivals = {"trained rival": baseline} if isinstance(baseline, tuple) else dict(baseline or {})
     plan = make_plan(bnet.net, masks, example=example) if plan is None else plan
     with torch.random.fork_rng(enabled=seed is not None):
@@ -201,11 +202,6 @@ def report(
         seed=seed,
         subject=Subject(bnet, masks, found, names),
     )
-
-
-def _example(batch: Any, device: torch.device) -> Any:
-    x = batch[:-1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else (batch,)
-    return send_to_device(x[0] if len(x) == 1 else tuple(x), device)
 
 
 def _batch(example: Any) -> int:
