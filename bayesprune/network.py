@@ -160,6 +160,10 @@ class BayesianNet(nn.Module):
         rest = {name: value.detach().clone() for name, value in tensors(self._rest)}
         return {**{name: mean.clone() for name, (mean, _) in self.moments().items()}, **rest}
 
+    def variances(self) -> dict[str, Tensor]:
+        """Weight name → variance of the effective weight, entry by entry; 0 where pruned."""
+        return {name: variance for name, (_, variance) in self.moments().items()}
+
     def energies(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Weight name → Σ mean² and Σ variance over each group, of the grid's shape.
 

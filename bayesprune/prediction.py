@@ -42,14 +42,17 @@ class Prediction:
 
 def check_masks(bnet: BayesianNet, masks: Mapping[str, Tensor]) -> None:
     """Raise ``ValueError`` where a mask names no weight of ``bnet`` or has not its shape."""
+    if not isinstance(bnet, BayesianNet):
+        raise ValueError(f"expected a BayesianNet, got {type(bnet).__name__}: bp.BayesianNet(net, rules) makes one")
+    if not isinstance(masks, Mapping):
+        raise ValueError(f"masks must be a dict of name -> bool tensor, got {type(masks).__name__}")
     for name, mask in masks.items():
         if name not in bnet.posteriors:
             raise ValueError(f"masks name {name!r}, which has no posterior; the weights are {list(bnet.posteriors)}")
         shape = bnet.posteriors[name].layout.shape
-        if tuple(mask.shape) != shape or mask.dtype != torch.bool:
-            raise ValueError(
-                f"the mask of {name!r} must be bool of shape {shape}, got {mask.dtype} of shape {tuple(mask.shape)}"
-            )
+        if not isinstance(mask, Tensor) or tuple(mask.shape) != shape or mask.dtype != torch.bool:
+            got = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(f"the mask of {name!r} must be bool of shape {shape}, got {got}")
 
 
 def known_observation(bnet: BayesianNet) -> CategoricalObservation | NormalObservation:

@@ -20,7 +20,8 @@ from bayesprune.network import BayesianNet
 from bayesprune.prediction import draw_outputs, evaluating, known_observation, run_over
 from bayesprune.saliency import magnitude
 from bayesprune.scoring import Losses, Score, losses, score
-from bayesprune.sparse import Plan, export, save
+from bayesprune.sparse import Plan, compressed, export, save
+from bayesprune.sparse.byte_counts import ByteCount, byte_counts
 from bayesprune.sparse.race import race
 
 __all__ = [
@@ -84,6 +85,7 @@ class Verification:
         targets: what the loader said it should be.
         predictive: the name of the posterior predictive's row.
         rivals: the names of the rows that are pruned in another way.
+        sizes: the bytes of each pruned weight of the packed net, of all else and of the whole.
     """
 
     rows: tuple[ModelRow, ...]
@@ -92,6 +94,7 @@ class Verification:
     targets: Tensor
     predictive: str
     rivals: tuple[str, ...]
+    sizes: tuple[ByteCount, ...]
 
     def __getitem__(self, name: str) -> ModelRow:
         return next(row for row in self.rows if row.name == name)
@@ -124,7 +127,8 @@ def verify(
     values = {**dict(dense.named_parameters()), **dict(dense.named_buffers())}
     means = bnet.means()
     packed = export(dense, means, kept, example=example, plan=plan)
-    sds = {name: var.sqrt() for name, (_, var) in bnet.moments().items()}
+    variances = bnet.variances()
+    sds = {name: var.sqrt() for name, var in variances.items()}
     spread = export(dense, {**means, **sds}, kept, example=example, plan=plan)
     by_mean, one_shot = _of_the_same_size(bnet, means, kept), _of_the_same_size(bnet, values, kept)
     masked = partial(masked_forward, bnet)
@@ -177,6 +181,7 @@ def verify(
         targets=before[1],
         predictive=many,
         rivals=tuple(r.name for r in rows[3:]),
+        sizes=byte_counts(dense, kept, packed, compressed(packed, variances=variances)),
     )
 
 

@@ -119,6 +119,33 @@ def test_the_forced_format_is_in_the_file_and_sizes_are_the_files(runs: tuple[Pa
     assert told["bench"]["shape"] == [64, 1, 8, 8] and told["bench"]["speedup"] > 0
 
 
+def test_export_to_a_compressed_file(runs: tuple[Path, dict[str, Any]]) -> None:
+    folder, told = runs
+    with inside(folder):
+        done = bayesprune("export", "run", "--format", "fc1=BSR(4, 1)", "--compress", "--out", "small", "--json")
+        found = bayesprune("info", "small", "--json").json
+        shown = bayesprune("info", "small").out
+    assert done.json["bytes"] == found["bytes"] == (folder / "small").stat().st_size < told["export"]["bytes"] / 3
+    assert found["compressed"] and found["loads_alone"] and f"{found['dense_bytes']:,}" in shown
+    parts = [entry["bytes"] for entry in (*found["layers"].values(), *found["tensors"].values())]
+    assert 0.5 * found["bytes"] < sum(parts) < found["bytes"]
+    was, now = bp.load(folder / "run" / "model.safetensors"), bp.load(folder / "small")
+    x = torch.randn(4, 1, 8, 8)
+    assert 0 < float((was(x) - now(x)).abs().max()) < 0.5 * float(was(x).abs().max())
+
+
+def test_export_in_the_bits_that_the_posterior_bears(runs: tuple[Path, dict[str, Any]]) -> None:
+    _, told = runs
+    bears = {row["name"]: row["bits"] for row in told["report"]["weights"]}
+    for asked in ("4", "posterior"):
+        exported = bayesprune("export", "run", "--bits", asked, "--out", "bits.safetensors", "--json").json
+        for name in ("fc1.weight", "fc2.weight"):
+            width = 4 if asked == "4" or bears[name] <= 4 else 8
+            tried = [label for label in exported["weights"][name]["seconds"] if label != "dense"]
+            assert tried and all(f"bits={width}" in label for label in tried)
+    assert "--bits is 8, 4 or posterior; got '5'" in refused("export", "run", "--bits", "5")
+
+
 def test_info_tells_the_run(runs: tuple[Path, dict[str, Any]]) -> None:
     _, told = runs
     info = told["info"]
@@ -290,6 +317,7 @@ BAD_COMMANDS = {
     "export, no format": (("export", "run", "--format", "fc1=SparseVD()"), "BSR, CSR, Dense"),
     "export, glob": (("export", "run", "--format", "conv*=CSR()"), "matches no masked weight"),
     "export, out": (("export", "run", "--out", "nowhere/m.safetensors"), "no folder nowhere"),
+    "export, a folder": (("export", "run", "--out", "run"), "--out run is a folder: name a file in it"),
     "export, not finished": (("export", "unfinished"), "is not finished (no epoch is done)"),
     "bench, no model": (("bench", "bare"), "bayesprune export bare"),
     "bench, no file": (("bench", "nowhere.safetensors"), "bayesprune export writes one"),

@@ -21,7 +21,7 @@ DRAWN = "posterior predictive, 5 draws"
 def verification(losses: Mapping[str, Losses], y: Tensor, classes: int, speedup: float = 2.0) -> Verification:
     n = len(y)
     rows = [ModelRow(name, Score(n, 0.1, None, 0.5, 0.01), 0.5, 100, 1e-3, speedup) for name in (DENSE, PRUNED, DRAWN)]
-    return Verification(tuple(rows), losses, {DENSE: torch.zeros(n, classes)}, y, DRAWN, ())
+    return Verification(tuple(rows), losses, {DENSE: torch.zeros(n, classes)}, y, DRAWN, (), ())
 
 
 def classified(confidence: float, right: int, n: int, *, lost: Mapping[int, int] | None = None) -> Verification:

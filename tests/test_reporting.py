@@ -101,6 +101,18 @@ def test_it_prints_and_serialises(found: bp.Report) -> None:
     assert again["seed"] == 3 and again["draws"] == 5
 
 
+def test_bytes_are_given_dense_packed_and_compressed(found: bp.Report) -> None:
+    *parts, whole = found.sizes
+    assert [s.name for s in parts[:-1]] == [w.name for w in found.weights]
+    for which in ("dense", "packed", "compressed"):
+        assert sum(getattr(s, which) for s in parts) == getattr(whole, which)
+    assert whole.dense == 4 * sum(p.numel() for p in found.subject.bnet.net.parameters())
+    for size, weight in zip(parts, found.weights, strict=False):
+        assert size.packed == weight.choice.nbytes and size.dense == weight.choice.dense_nbytes
+        assert 0 < size.compressed < size.dense and f"{size.compressed:,}" in str(found)
+    assert found.to_dict()["sizes"][-1]["ratio"] == pytest.approx(whole.dense / whole.compressed)
+
+
 @pytest.mark.parametrize("width", [80, 140])
 def test_a_terminal_cuts_no_number_and_no_name(found: bp.Report, width: int) -> None:
     console = Console(file=StringIO(), width=width)

@@ -27,9 +27,10 @@ def run(
     tokens: Annotated[list[int], typer.Option(min=1, help="Rows of x.")] = [256],  # noqa: B006
     sparsity: Annotated[list[float], typer.Option(min=0, help="Fraction that is gone, in [0, 1).")] = [0.9],  # noqa: B006
     block: Annotated[list[str], typer.Option(help="Outputs x inputs of a block; 1x1 is CSR.")] = ["16x16"],  # noqa: B006
-    bits: Annotated[int | None, typer.Option(help="8 for integer weights.")] = None,
+    bits: Annotated[int | None, typer.Option(help="8 or 4 for integer weights.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch and of our kernel.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: for products; a saved model is timed on the CPU.")] = "cpu",
     rivals: Annotated[bool, typer.Option(help="Time torch's sparse paths, scipy and ONNX Runtime too.")] = True,
     budget: Annotated[float, typer.Option(min=0.01, help="Seconds per setting.")] = 1.0,
     json: Json = False,
@@ -41,6 +42,8 @@ def run(
     from bayesprune.sparse import benchmark
 
     if model is not None:
+        if device != "cpu":
+            raise ValueError(f"a saved model is timed on the CPU; --device {device} is for products, without a model")
         if model.is_dir():
             model, example, net = _of_run(model, example, net)
         if not model.exists():
@@ -55,7 +58,7 @@ def run(
         sizes = benchmark.sizes(example, "--example")
         found = benchmark.of_model(model, sizes, threads, budget, rivals, skeleton)
     else:
-        settings = benchmark.settings(shape, tokens, sparsity, block, bits, dtype, threads)
+        settings = benchmark.settings(shape, tokens, sparsity, block, bits, dtype, threads, device)
         found = benchmark.of_products(settings, rivals, budget)
     print(found.json() if json else found, end="" if json else "\n")
 

@@ -1,13 +1,18 @@
 """``bayesprune export``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from bayesprune.cli.options import Device, Folder, Json, Threads
 from bayesprune.cli.output import show_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bayesprune.sparse.formats.quantised import Bits
 
 
 def run(
@@ -16,7 +21,16 @@ def run(
         list[str] | None,
         typer.Option(help="'fc*=BSR(16, 1)' in place of the fastest as measured; may be given again."),
     ] = None,
+    bits: Annotated[
+        str | None, typer.Option(help="8 or 4 for integers, or posterior: in as few as each weight's posterior bears.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Examples of the batch to be fast at; the fit's.")] = None,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="First remove the channels and heads that are empty.")
+    ] = False,
+    compress: Annotated[
+        bool, typer.Option("--compress", help="Round the weights as finely as the posterior tells, to a small file.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="The file; RUN/model.safetensors by default.")] = None,
     device: Device = None,
     threads: Threads = None,
@@ -30,10 +44,15 @@ def run(
         import torch
 
         from bayesprune.expressions import assigned
+        from bayesprune.precision import bit_widths
         from bayesprune.run_folder import RunFolder
         from bayesprune.runs import example_of, open_data, open_run
         from bayesprune.sparse import export, plan, save
+        from bayesprune.sparse.compact import compact as cut
         from bayesprune.sparse.formats import Format
+        from bayesprune.sparse.plan import left_bits, left_formats
+    if bits not in (None, "4", "8", "posterior"):
+        raise ValueError(f"--bits is 8, 4 or posterior; got {bits!r}")
     formats = assigned(format or (), Format, "'fc*=BSR(16, 1)'")  # type: ignore[type-abstract]
     folder = RunFolder(run)
     folder.check_run()
@@ -41,16 +60,40 @@ def run(
     file = out or folder.model_file
     if not file.absolute().parent.is_dir():
         raise FileNotFoundError(f"--out {file}: there is no folder {file.parent}")
+    if file.is_dir():
+        raise IsADirectoryError(f"--out {file} is a folder: name a file in it")
     with folder.locked():
         recipe, bnet = open_run(folder, device)
         torch.set_num_threads(threads or recipe.threads)
         example = example_of(open_data(recipe if batch is None else recipe.but(batch=batch)), bnet)
-        found = plan(bnet.net, masks, example=example, formats=formats)
-        save(export(bnet.net, bnet.means(), masks, example=example, plan=found), file)
-        plain = {"model": str(file), "bytes": file.stat().st_size, **found.to_dict()}
+        net, means, variances = bnet.net, bnet.means(), bnet.variances()
+        widths: Bits = bit_widths(bnet, masks) if bits == "posterior" else int(bits) if bits else None
+        smaller, about = None, {}
+        if compact:
+            smaller = cut(net, means, masks, example=example)
+            about = {"compact": {**_before_and_after(net, smaller.net, example), "stays": dict(smaller.reasons)}}
+            now = {name: smaller.now(name) for name in masks}
+            formats, widths = left_formats(formats, now, smaller.masks), left_bits(widths, now, smaller.masks)
+            net, means, masks, variances = smaller.net, {}, dict(smaller.masks), smaller.cut(variances)
+        found = plan(net, masks, example=example, formats=formats, bits=widths)
+        packed = export(net, means, masks, example=example, plan=found, variances=variances)
+        save(packed, file, compress=compress, variances=variances if compress else None)
+        plain = {"model": str(file), "bytes": file.stat().st_size, **about, **found.to_dict()}
         folder.write_json(folder.plan_file, plain)
     if json:
         show_json(plain)
         return
+    if smaller is not None:
+        print(smaller)
+        (weights, left), (flops, fewer) = about["compact"]["weights"], about["compact"]["flops"]
+        print(f"{weights:,} → {left:,} weights, {flops:,} → {fewer:,} FLOPs a batch\n")
     print(found)
-    print(f"wrote {file}, {plain['bytes']:,} bytes; next: bayesprune bench {run}")
+    then = f"bench {run}" if file == folder.model_file else f"info {file}"
+    print(f"wrote {file}, {plain['bytes']:,} bytes; next: bayesprune {then}")
+
+
+def _before_and_after(net: "nn.Module", smaller: "nn.Module", example: object) -> dict[str, list[int]]:
+    from bayesprune.sparse.flops import flops
+
+    weights = [sum(p.numel() for p in one.parameters()) for one in (net, smaller)]
+    return {"weights": weights, "flops": [flops(one, example) for one in (net, smaller)]}

@@ -64,7 +64,13 @@ def _of_model(path: Path) -> tuple[dict[str, Any], list[Any]]:
 
     found = contents(path)
     loads = "bp.load(path)" if found["loads_alone"] else f"bp.load(path, net=…), for {found['needs_net']}"
-    told = [["bytes", f"{found['bytes']:,}"], ["loads by", loads]]
+    size, unpacked, dense = (found[which] for which in ("bytes", "packed_bytes", "dense_bytes"))
+    times = f", {dense / size:.3g} times this file" if size else ""
+    told = [
+        ["bytes", f"{size:,}, compressed" if found["compressed"] else f"{size:,}"],
+        ["once loaded", f"{unpacked:,} bytes; dense in float32 it is {dense:,}{times}"],
+        ["loads by", loads],
+    ]
     packed = [
         [name, _sides(layer), layer["format"], layer["kernel"], layer["activation"] or "–", f"{layer['bytes']:,}"]
         for name, layer in found["layers"].items()
@@ -73,8 +79,13 @@ def _of_model(path: Path) -> tuple[dict[str, Any], list[Any]]:
         [name, _sides(tensor), f"{tensor['dtype']}, {tensor['stored']}", f"{tensor['bytes']:,}"]
         for name, tensor in found["tensors"].items()
     ]
+    smaller = [
+        [name, ", ".join(f"{n} {_size(was)} → {_size(now)}" for n, (was, now) in changes.items())]
+        for name, changes in found["smaller"].items()
+    ]
     return found, [
         facts(str(path), told),
+        *([table("Made smaller", {"module": "words", "sizes": "words"}, smaller)] if smaller else ()),
         table("Packed layers", {**_LAYER, "bytes": "numbers"}, packed),
         table("Other tensors", {"tensor": "words", "shape": "words", "stored": "words", "bytes": "numbers"}, others),
     ]
@@ -82,6 +93,10 @@ def _of_model(path: Path) -> tuple[dict[str, Any], list[Any]]:
 
 def _sides(entry: dict[str, Any]) -> str:
     return "×".join(map(str, entry["shape"]))
+
+
+def _size(size: int | tuple[int, ...] | None) -> str:
+    return "none" if size is None else str(size) if isinstance(size, int) else "×".join(map(str, size))
 
 
 def _shown(value: Any) -> str:

@@ -7,7 +7,14 @@ from typing import Any
 import jinja2
 
 from bayesprune.reporting.report import Report
-from bayesprune.reporting.tables import classes_table, costs_table, models_table, plan_table, weights_table
+from bayesprune.reporting.tables import (
+    classes_table,
+    costs_table,
+    models_table,
+    plan_table,
+    sizes_table,
+    weights_table,
+)
 from bayesprune.reporting.versions import versions
 from bayesprune.reporting.wording import verdict_lines
 from bayesprune.whole_files import replace
@@ -41,7 +48,7 @@ def _content(report: Report) -> dict[str, Any]:
     tables = [models_table(report.models), costs_table(report.models, report.batch, report.plan)]
     if report.classes:
         tables.append(classes_table(report.classes))
-    tables += [weights_table(report.weights), plan_table(report.weights, report.plan)]
+    tables += [weights_table(report.weights), plan_table(report.weights, report.plan), sizes_table(report.sizes)]
     return {
         "lines": verdict_lines(report.verdict, report.batch, report.plan),
         "warnings": report.warnings,

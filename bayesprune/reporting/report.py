@@ -19,13 +19,14 @@ from bayesprune.likelihoods import parted
 from bayesprune.network import BayesianNet
 from bayesprune.prediction import check_masks
 from bayesprune.reporting.cautions import Caution, cautions
-from bayesprune.reporting.tables import costs_table, models_table, plan_table, weights_table
+from bayesprune.reporting.tables import costs_table, models_table, plan_table, sizes_table, weights_table
 from bayesprune.reporting.verdict import ClassChange, Verdict, class_changes, class_names, judge
 from bayesprune.reporting.versions import versions
 from bayesprune.reporting.weights import WeightRow, weight_rows
 from bayesprune.reporting.wording import verdict_lines
 from bayesprune.sparse import Plan
 from bayesprune.sparse import plan as make_plan
+from bayesprune.sparse.byte_counts import ByteCount
 from bayesprune.verification import ModelRow, Rival, Verification, verify
 
 __all__ = ["Report", "Subject", "report"]
@@ -52,6 +53,7 @@ class Report:
         weights: what was fitted, what stays, and how it runs.
         models: what was compared.
         classes: what pruning did to each class, the largest rise first; empty for real targets.
+        sizes: the bytes of each pruned weight, of all else and of the whole: dense, packed, and in a compressed file.
         plan: how weights run; hand it to :func:`bayesprune.export`.
         batch: examples in the batch that was timed.
         draws, seed: of the posterior predictive.
@@ -62,6 +64,7 @@ class Report:
     weights: tuple[WeightRow, ...]
     models: tuple[ModelRow, ...]
     classes: tuple[ClassChange, ...]
+    sizes: tuple[ByteCount, ...]
     plan: Plan
     batch: int
     draws: int
@@ -76,6 +79,7 @@ class Report:
             "weights": [w.to_dict() for w in self.weights],
             "models": [m.to_dict() for m in self.models],
             "classes": [{**vars(c), "rise": c.rise} for c in self.classes],
+            "sizes": [s.to_dict() for s in self.sizes],
             "batch": self.batch,
             "draws": self.draws,
             "seed": self.seed,
@@ -121,6 +125,7 @@ class Report:
             "",
             weights_table(self.weights).rich(),
             plan_table(self.weights, self.plan).rich(),
+            sizes_table(self.sizes).rich(),
             models_table(self.models).rich(),
             costs_table(self.models, self.batch, self.plan).rich(),
         )
@@ -196,6 +201,7 @@ def report(
         weights=weight_rows(bnet, masks, plan),
         models=found.rows,
         classes=by_class,
+        sizes=found.sizes,
         plan=plan,
         batch=_batch(example),
         draws=draws,

@@ -12,9 +12,10 @@ from bayesprune.reporting.weights import WeightRow
 from bayesprune.reporting.wording import POINTS, chance, latency, threads, times
 from bayesprune.scoring import standard_error
 from bayesprune.sparse import Plan
+from bayesprune.sparse.byte_counts import ByteCount
 from bayesprune.verification import ModelRow
 
-__all__ = ["Table", "classes_table", "costs_table", "models_table", "plan_table", "weights_table"]
+__all__ = ["Table", "classes_table", "costs_table", "models_table", "plan_table", "sizes_table", "weights_table"]
 
 _MOST_CLASSES = 20
 
@@ -54,12 +55,16 @@ class Table:
 def weights_table(weights: Iterable[WeightRow]) -> Table:
     """What was fitted, and what stays."""
     rows = (
-        (w.name, _shape(w.shape), f"{w.kept:.2%}", f"{w.snr:.3g}", w.method, w.pattern, "yes" if w.local else "no")
+        (
+            *(w.name, _shape(w.shape), f"{w.kept:.2%}", f"{w.snr:.3g}", "–" if w.bits is None else str(w.bits)),
+            *(w.method, w.pattern, "yes" if w.local else "no"),
+        )
         for w in weights
     )
-    headings = ("weight", "shape", "kept", "SNR", "method", "pruned together", "local draws")
+    headings = ("weight", "shape", "kept", "SNR", "bits", "method", "pruned together", "local draws")
     words = frozenset(("weight", "shape", "method", "pruned together", "local draws"))
-    return Table("Weights", words, headings, tuple(rows), "SNR is the median of the groups that are kept")
+    note = "SNR is the median of the groups that are kept; bits are what the posterior lets them bear"
+    return Table("Weights", words, headings, tuple(rows), note)
 
 
 def plan_table(weights: Iterable[WeightRow], plan: Plan) -> Table:
@@ -101,6 +106,14 @@ def costs_table(models: Sequence[ModelRow], batch: int, plan: Plan) -> Table:
     note = f"latency of a batch of {batch} on {plan.device}, {threads(plan)}, timed in turns with dense"
     headings = ("model", "bytes", "latency", "× as fast")
     return Table("Costs", frozenset(("model",)), headings, tuple(rows), note)
+
+
+def sizes_table(sizes: Iterable[ByteCount]) -> Table:
+    """How many bytes each weight takes."""
+    rows = ((s.name, f"{s.dense:,}", f"{s.packed:,}", f"{s.compressed:,}", times(s.ratio)) for s in sizes)
+    headings = ("weight", "dense float32", "packed", "compressed", "× smaller than dense")
+    note = "bytes; compressed is what bp.save writes with compress=True and the variances"
+    return Table("Sizes", frozenset(("weight",)), headings, tuple(rows), note)
 
 
 def classes_table(classes: Sequence[ClassChange]) -> Table:

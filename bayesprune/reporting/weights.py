@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from bayesprune.network import BayesianNet
+from bayesprune.precision import bit_widths
 from bayesprune.sparse import Choice, Plan
 
 __all__ = ["WeightRow", "weight_rows"]
@@ -21,6 +22,7 @@ class WeightRow:
         name, shape: the parameter's.
         kept: the fraction of its entries that stays.
         snr: the median signal-to-noise ratio of the groups that stay; NaN if none does.
+        bits: how many bits what stays can bear, see :func:`bayesprune.bit_widths`; ``None`` without a posterior.
         method, pattern: what fitted it, and what was pruned together.
         local: whether its activations were sampled in training, rather than the weight.
         choice: how it runs, why, and its bytes.
@@ -30,6 +32,7 @@ class WeightRow:
     shape: tuple[int, ...]
     kept: float
     snr: float
+    bits: int | None
     method: str
     pattern: str
     local: bool
@@ -43,13 +46,14 @@ class WeightRow:
 
 def weight_rows(bnet: BayesianNet, masks: Mapping[str, Tensor], plan: Plan) -> tuple[WeightRow, ...]:
     """A row for each mask."""
-    snr = bnet.snr()
+    snr, bits = bnet.snr(), bit_widths(bnet, masks)
     return tuple(
         WeightRow(
             name=name,
             shape=tuple(mask.shape),
             kept=int(mask.sum()) / max(mask.numel(), 1),
             snr=_median(bnet, name, snr[name], mask),
+            bits=bits[name],
             method=type(bnet.methods[name]).__name__,
             pattern=str(bnet.methods[name].pattern),
             local=name in bnet.sampled_locally,

@@ -1,14 +1,16 @@
 """Attention whose projections are linear layers, so that they can run packed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bayesprune.sparse.linear import SparseLinear
 from bayesprune.sparse.opened import Opened, blank_linear
+from bayesprune.sparse.sizes import full, refit
 
 __all__ = ["SparseAttention"]
 
@@ -34,6 +36,7 @@ class SparseAttention(Opened):
     Takes and gives what ``nn.MultiheadAttention`` does, batch first or not, but no nested tensors: there is no fast
     path that would pass over the projections. ``in_proj`` works out queries, keys and values in one product; ``split``
     has ``q_proj``, ``k_proj`` and ``v_proj`` in its place, which is quicker where they come from different tensors.
+    It can have fewer heads than torch's, see :meth:`keep_heads`.
 
     Args:
         module: torch's, whose parameters become this one's.
@@ -75,10 +78,59 @@ class SparseAttention(Opened):
             return tuple(f"{layer}.{leaf}" for layer in (_APART if self.split else ("in_proj",)))
         return (name.replace("_proj_weight", "_proj.weight"),)
 
+    @property
+    def _full_heads(self) -> int:
+        return cast("int", full(self, "num_heads"))
+
+    def keep_heads(self, kept: Sequence[int]) -> None:
+        """Remove all heads but ``kept``, in place; what remains computes what it did where the others gave zero.
+
+        The width between the projections is then ``len(kept) * head_dim``. Attention weights that are returned, or
+        averaged, are those of the heads that are left, and a mask for each head is for these.
+
+        Args:
+            kept: at least one head, counted from 0, each once.
+
+        Raises:
+            ValueError: heads that are not there, or projections that are packed already.
+
+        >>> attention = SparseAttention(nn.MultiheadAttention(8, 4))
+        >>> attention.keep_heads([0, 2, 3])
+        >>> attention
+        SparseAttention(
+          8, heads=3 of 4, batch_first=False
+          (in_proj): Linear(in_features=8, out_features=18, bias=True)
+          (out_proj): Linear(in_features=6, out_features=8, bias=True)
+        )
+        """
+        heads = list(kept)
+        if not heads or len(set(heads)) < len(heads) or min(heads) < 0 or max(heads) >= self.num_heads:
+            raise ValueError(f"expected some of the heads 0 to {self.num_heads - 1}, each once, got {heads}")
+        if any(isinstance(layer, SparseLinear) for layer in self.children()):
+            raise ValueError("the projections are packed: remove heads before export packs them")
+        one = torch.arange(self.num_heads * self.head_dim).view(self.num_heads, self.head_dim)[heads].flatten()
+        width = self.num_heads * self.head_dim
+        for layer in self._projections():
+            rows = torch.cat([one + first for first in range(0, layer.out_features, width)]).to(layer.weight.device)
+            refit(layer, {name: x.detach()[rows] for name, x in layer.named_parameters()})
+        columns = one.to(self.out_proj.weight.device)
+        refit(self.out_proj, {"weight": self.out_proj.weight.detach()[:, columns]})
+        biases = {name: x.detach()[..., columns] for name, x in self.named_parameters(recurse=False)}
+        refit(self, biases, num_heads=len(heads))
+
+    def check(self) -> None:
+        layers, width = self._projections(), self.num_heads * self.head_dim
+        widths = [layer.out_features // (3 // len(layers)) for layer in layers]
+        if {*widths, self.out_proj.in_features} != {width}:
+            raise ValueError(f"{self.num_heads} heads of {self.head_dim} do not go with projections of {widths}")
+
+    def _projections(self) -> tuple[nn.Linear, ...]:
+        return (self.q_proj, self.k_proj, self.v_proj) if self.split else (self.in_proj,)
+
     def skeleton(self) -> nn.MultiheadAttention:
         return nn.MultiheadAttention(
             self.embed_dim,
-            self.num_heads,
+            self._full_heads,
             self.dropout,
             bias=self.out_proj.bias is not None,
             add_bias_kv=self.bias_k is not None,
@@ -171,6 +223,12 @@ class SparseAttention(Opened):
         """Both masks as one to add to the scores ``(batch, heads, queries, keys)``, of sides that spread."""
         batch, queries, keys = sizes
         each = (batch * self.num_heads, queries, keys)
+        heads = self._full_heads
+        if attn_mask is not None and heads > self.num_heads and tuple(attn_mask.shape) == (batch * heads, *each[1:]):
+            raise ValueError(
+                f"attn_mask {tuple(attn_mask.shape)} has a mask for each of {heads} heads, of which "
+                f"{self.num_heads} are left: expected {(queries, keys)} for all of them, or {each}"
+            )
         scores = _as_scores(attn_mask, "attn_mask", dtype, (queries, keys), each)
         if scores is not None:
             scores = scores[None, None] if scores.dim() == 2 else scores.view(batch, -1, queries, keys)
@@ -180,4 +238,6 @@ class SparseAttention(Opened):
         return padding[:, None, None] if scores is None else scores + padding[:, None, None]
 
     def extra_repr(self) -> str:
-        return f"{self.embed_dim}, heads={self.num_heads}, batch_first={self.batch_first}"
+        fewer = f" of {self._full_heads}" if self._full_heads > self.num_heads else ""
+        heads = f"{self.num_heads}{fewer}"
+        return f"{self.embed_dim}, heads={heads}, batch_first={self.batch_first}"

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from bayesprune.sparse.conv import SparseConv2d
 from bayesprune.sparse.feed_forward import give_back
 from bayesprune.sparse.formats import BSR, CSR, Format
-from bayesprune.sparse.kernels import KERNELS
+from bayesprune.sparse.gpu.devices import require_gpu
+from bayesprune.sparse.kernels import KERNELS, Kernel
 from bayesprune.sparse.kernels.torch_sparse import torch_tensor
 from bayesprune.sparse.linear import SparseLinear
 from bayesprune.sparse.opened import Opened
 from bayesprune.sparse.race import race
+from bayesprune.sparse.sizes import shrunk
 from bayesprune.sparse.swap import put
 from bayesprune.sparse.wholes import set_fast_paths
 
@@ -34,7 +36,8 @@ class Setting:
         sparsity: the fraction of the blocks that is gone, at random, in [0, 1).
         form: how the rest is packed.
         dtype: of x and the weight.
-        threads: how many threads torch and our kernel use.
+        threads: how many threads torch and our kernel use, on a CPU.
+        device: ``"cpu"``, or a CUDA GPU's name.
     """
 
     out: int
@@ -44,11 +47,13 @@ class Setting:
     form: Format
     dtype: torch.dtype = torch.float32
     threads: int = 1
+    device: str = "cpu"
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
         weight = f"{self.out}×{self.into}, {self.sparsity:.0%} of {self.form} gone"
-        return f"{weight}, {self.tokens} tokens, {dtype}, {self.threads} thread{'s' * (self.threads != 1)}"
+        on = f"{self.threads} thread{'s' * (self.threads != 1)}" if self.device == "cpu" else self.device
+        return f"{weight}, {self.tokens} tokens, {dtype}, {on}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ def _torch_ways(form: Format, weight: Tensor, mask: Tensor, x: Tensor) -> dict[s
     tensors = {"torch CSR @ x": torch_tensor(csr.values, csr.crow, csr.col, csr.shape)}
     if isinstance(form, BSR):
         bsr = BSR(form.h, form.w).pack(weight, mask)
-        if KERNELS["torch"].supports(bsr.values, bsr.shape):
+        if any(KERNELS[name].supports(bsr.values, bsr.shape) for name in ("torch", "torch_bsr")):
             tensors["torch BSR @ x"] = torch_tensor(bsr.values, bsr.crow, bsr.col, bsr.shape)
     for name, tensor in tensors.items():
         ways[name] = partial(torch.matmul, tensor, x.T)
@@ -121,7 +126,7 @@ def _torch_ways(form: Format, weight: Tensor, mask: Tensor, x: Tensor) -> dict[s
 def _scipy_way(form: Format, weight: Tensor, mask: Tensor, x: Tensor) -> dict[str, Callable[[], object]]:
     import scipy.sparse
 
-    if x.dtype not in (torch.float32, torch.float64):
+    if x.is_cuda or x.dtype not in (torch.float32, torch.float64):
         return {}
     masked, across = (weight * mask).numpy(), x.T.contiguous().numpy()
     name, made = "scipy CSR", scipy.sparse.csr_array(masked)
@@ -136,7 +141,7 @@ def rival_ways(form: Format, weight: Tensor, mask: Tensor, x: Tensor) -> dict[st
 
 
 def _onnx_way(weight: Tensor, x: Tensor, threads: int) -> dict[str, Callable[[], object]]:
-    if find_spec("onnxruntime") is None or find_spec("onnx") is None or x.dtype != torch.float32:
+    if find_spec("onnxruntime") is None or find_spec("onnx") is None or x.is_cuda or x.dtype != torch.float32:
         return {}
     import onnx
     import onnxruntime
@@ -156,26 +161,38 @@ def _onnx_way(weight: Tensor, x: Tensor, threads: int) -> dict[str, Callable[[],
     return {"onnxruntime dense": partial(session.run, None, {"x": x.numpy()})}
 
 
+def _place(name: str) -> tuple[torch.device, Kernel]:
+    """The device of that name and our kernel for it. Raises ``ValueError`` where there is none."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"our kernels run on cpu and cuda, got the device {name!r}")
+    return (device, KERNELS["native"]) if device.type == "cpu" else (require_gpu(device), KERNELS["triton"])
+
+
 def bench(setting: Setting, rivals: bool = True, budget: float = 1.0) -> Measured:
     """Time one product: dense, ours and, with ``rivals``, torch's sparse paths, scipy and ONNX Runtime where installed.
 
     They take turns; medians. Weights and masks are random, seeded.
 
     Raises:
-        ValueError: the kernel does not take the format or dtype.
+        ValueError: the kernel does not take the format, dtype or device, or the device is not there.
 
     >>> found = bench(Setting(64, 64, 8, 0.5, BSR(16, 16)), rivals=False, budget=0.05)
     >>> sorted(found.seconds)
     ['dense', 'ours']
     """
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(setting.out, setting.into, generator=generator).to(setting.dtype)
-    x = torch.randn(setting.tokens, setting.into, generator=generator).to(setting.dtype)
-    mask = random_mask(setting)
+    device, kernel = _place(setting.device)
+    weight = torch.randn(setting.out, setting.into, generator=generator).to(device, setting.dtype)
+    x = torch.randn(setting.tokens, setting.into, generator=generator).to(device, setting.dtype)
+    mask = random_mask(setting).to(device)
     packed = setting.form.pack(weight, mask)
-    kernel = KERNELS["native"]
     if not kernel.takes(packed.values, packed.shape, setting.dtype):
-        raise ValueError(f"our kernel does not take {setting.form} of {setting.dtype} here; is llvmlite installed?")
+        why = kernel.why_not(packed.values) or "is llvmlite installed?"
+        raise ValueError(f"our kernel does not take {setting.form} of {setting.dtype} here: {why}")
     layer = SparseLinear(packed, None, kernel.name)
     before = torch.get_num_threads()
     torch.set_num_threads(setting.threads)
@@ -190,9 +207,11 @@ def bench(setting: Setting, rivals: bool = True, budget: float = 1.0) -> Measure
     return Measured(setting, seconds, int(mask.count_nonzero()) / mask.numel())
 
 
-def measured_peak(dtype: torch.dtype = torch.float32, threads: int = 1, budget: float = 1.0) -> float:
+def measured_peak(
+    dtype: torch.dtype = torch.float32, threads: int = 1, budget: float = 1.0, device: str = "cpu"
+) -> float:
     """The most multiplications and additions a second, in 10⁹, that a large dense product reaches in ``budget`` s."""
-    a = torch.randn(2048, 2048).to(dtype)
+    a = torch.randn(2048, 2048).to(device, dtype)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -224,7 +243,7 @@ def dense_twin(net: nn.Module) -> nn.Module:
             after = {"relu": nn.ReLU(), "gelu": nn.GELU(), "gelu_tanh": nn.GELU("tanh")}[layer.activation]
             twin = put(twin, path, nn.Sequential(made, after))
     for path, module in list(twin.named_modules()):
-        if isinstance(module, Opened):
+        if isinstance(module, Opened) and not shrunk(net.get_submodule(path)):  # torch's has all its heads
             twin = put(twin, path, module.closed())
     set_fast_paths(twin, packed, on=True)
     return twin.eval()

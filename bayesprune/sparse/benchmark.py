@@ -75,6 +75,7 @@ def settings(
     bits: int | None,
     dtype: str,
     threads: int,
+    device: str = "cpu",
 ) -> list[Setting]:
     """Every combination, as the command line words them.
 
@@ -92,11 +93,12 @@ def settings(
         forms.append(CSR(bits) if (h, w) == (1, 1) else BSR(h, w, bits))
     weights = [_pair(shape, "--shape") for shape in shapes]
     combined = product(tokens, sparsities, forms, weights)
-    return [Setting(*shape, n, gone, form, _DTYPES[dtype], threads) for n, gone, form, shape in combined]
+    return [Setting(*shape, n, gone, form, _DTYPES[dtype], threads, device) for n, gone, form, shape in combined]
 
 
-def _machine() -> dict[str, object]:
-    return {"processor": processor(), "torch": torch.__version__, "python": platform.python_version()}
+def _machine(device: str = "cpu") -> dict[str, object]:
+    on = processor() if device == "cpu" else torch.cuda.get_device_name(device)
+    return {"processor": on, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def of_products(wanted: Sequence[Setting], rivals: bool, budget: float) -> Benchmark:
@@ -121,8 +123,8 @@ def of_products(wanted: Sequence[Setting], rivals: bool, budget: float) -> Bench
             blank[2 + ours] = f"{mean:.2f}×"
             rows.append((f"geometric mean, {label}", *blank))
     first = wanted[0]
-    peak = measured_peak(first.dtype, first.threads, budget)
-    machine = _machine()
+    peak = measured_peak(first.dtype, first.threads, budget, first.device)
+    machine = _machine(first.device)
     title = f"{machine['processor']}, torch {machine['torch']}; dense reaches {peak:.0f} GFLOP/s on 2048×2048×2048"
     data = {**machine, "peak_gflops": peak, "settings": [m.to_dict() for m in found], "geometric_means": means}
     return Benchmark(title, [rows], data)

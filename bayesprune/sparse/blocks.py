@@ -1,6 +1,6 @@
 """Which block shapes a mask fills: what BSR can store with little padding."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +9,10 @@ from torch import Tensor
 
 from bayesprune.sparse.formats import BSR
 
-__all__ = ["block_shapes", "filled"]
+__all__ = ["GPU_HEIGHTS", "HEIGHTS", "block_shapes", "filled"]
 
-_HEIGHTS = (4, 8, 16, 32, 64)
+HEIGHTS = (4, 8, 16, 32, 64)  # of the blocks that are tried
+GPU_HEIGHTS = (16, 32, 64, 128)
 _WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -28,7 +29,7 @@ def _entries(touched: Tensor, h: int, w: int, out: int, into: int) -> int:
     return full * h * w - below * over * w - right * h * beyond + int(touched[-1, -1]) * over * beyond
 
 
-def filled(mask: Bool[Tensor, "out in"]) -> dict[tuple[int, int], float]:
+def filled(mask: Bool[Tensor, "out in"], heights: Sequence[int] = HEIGHTS) -> dict[tuple[int, int], float]:
     """For each block shape tried, the share of kept entries in the blocks that hold any; edges count as they are.
 
     >>> mask = torch.zeros(8, 4, dtype=torch.bool)
@@ -41,9 +42,9 @@ def filled(mask: Bool[Tensor, "out in"]) -> dict[tuple[int, int], float]:
     if not kept:
         return shares
     tall, height = mask.cpu().to(torch.uint8), 1
-    while height * 2 <= min(out, max(_HEIGHTS)):
+    while height * 2 <= min(out, max(heights)):
         tall, height = _pairwise_max(tall, 0), height * 2
-        if height not in _HEIGHTS:
+        if height not in heights:
             continue
         wide, width = tall, 1
         while width <= min(into, max(_WIDTHS)):
@@ -53,14 +54,17 @@ def filled(mask: Bool[Tensor, "out in"]) -> dict[tuple[int, int], float]:
 
 
 def block_shapes(
-    mask: Bool[Tensor, "out in"], least: float = 0.9, fits: Callable[[int, int], bool] = lambda h, w: True
+    mask: Bool[Tensor, "out in"],
+    least: float = 0.9,
+    fits: Callable[[int, int], bool] = lambda h, w: True,
+    heights: Sequence[int] = HEIGHTS,
 ) -> list[BSR]:
     """Up to three block shapes that the mask fills to ``least``: the largest, the largest square, the tallest column.
 
     >>> [str(block) for block in block_shapes(torch.ones(16, 16, dtype=torch.bool))]
     ['BSR(16, 16)', 'BSR(16, 1)']
     """
-    fit = [shape for shape, share in filled(mask).items() if share >= least and fits(*shape)]
+    fit = [shape for shape, share in filled(mask, heights).items() if share >= least and fits(*shape)]
     choices = (
         max(fit, key=lambda s: (s[0] * s[1], s[0]), default=None),
         max((s for s in fit if s[0] == s[1]), default=None),

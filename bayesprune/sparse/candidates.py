@@ -1,14 +1,14 @@
 """What a masked weight can run as: each format its mask fills, by each kernel that takes it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparse.blocks import block_shapes
-from bayesprune.sparse.formats import CSR, Dense, Format
+from bayesprune.sparse.blocks import GPU_HEIGHTS, HEIGHTS, block_shapes
+from bayesprune.sparse.formats import BSR, CSR, Dense, Format, SemiStructured
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.linear import SparseLinear
 from bayesprune.sparse.places import conv_geometry, packed_layer
@@ -38,17 +38,25 @@ class Piece:
 
 
 def formats_of(layer: nn.Module, mask: Tensor) -> list[Format]:
-    """What the mask of a weight, as a matrix, can be packed as: single entries only where it fills no block."""
+    """What the mask of a weight, as a matrix, can be packed as: single entries only where it fills no block.
+
+    On a GPU blocks are as high as its kernels want them, and two of four inputs are a choice too.
+    """
+    heights = GPU_HEIGHTS if mask.is_cuda else HEIGHTS
     if not isinstance(layer, nn.Conv2d):
-        return [*block_shapes(mask)] or [CSR()]
+        two_of_four = [SemiStructured()] if mask.is_cuda and SemiStructured().refusal(mask) is None else []
+        blocks: list[Format] = [*block_shapes(mask, heights=heights)]
+        return [*(blocks or [CSR()]), *two_of_four]
     channels, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
-    return [*block_shapes(mask, fits=lambda h, w: channels % w == 0 and outputs % h == 0)]
+    return [*block_shapes(mask, fits=lambda h, w: channels % w == 0 and outputs % h == 0, heights=heights)]
 
 
 def _layers(piece: Piece, formats: Sequence[Format]) -> dict[str, SparseLinear]:
     layers = {}
     geometry, dtype = conv_geometry(piece.layer), piece.weight.dtype
     for form in formats:
+        if form.refusal(piece.mask) is not None:
+            continue
         packed = form.pack(piece.weight, piece.mask)
         values, shape = packed.values, packed.shape
         if geometry is None:
@@ -60,9 +68,16 @@ def _layers(piece: Piece, formats: Sequence[Format]) -> dict[str, SparseLinear]:
     return layers
 
 
-def packed_layers(pieces: Sequence[Piece], forced: Format | None) -> dict[str, list[SparseLinear]]:
-    """For each format and each kernel that takes it, by label: a packed layer for each piece."""
+def packed_layers(
+    pieces: Sequence[Piece], forced: Format | None, bits: int | None = None
+) -> dict[str, list[SparseLinear]]:
+    """For each format and each kernel that takes it, by label: a packed layer for each piece.
+
+    With ``bits``, in place of the mask's own formats these with integers of so many; ``forced`` stays as it is.
+    """
     found = [form for piece in pieces for form in formats_of(piece.layer, piece.mask)]
+    if bits is not None:
+        found = [replace(form, bits=bits) for form in found if isinstance(form, (BSR, CSR))]
     formats = [forced] if forced else list(dict.fromkeys(found))
     each = [_layers(piece, [form for form in formats if not isinstance(form, Dense)]) for piece in pieces]
     return {label: [layers[label] for layers in each] for label in each[0] if all(label in layers for layers in each)}

@@ -1,11 +1,22 @@
 """What comes in is checked here, once, so that what follows can trust it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["all_finite", "call", "check_masks", "check_means", "run_example", "shared_names"]
+__all__ = [
+    "all_finite",
+    "call",
+    "check_masks",
+    "check_means",
+    "check_net",
+    "check_variances",
+    "run_example",
+    "shared_names",
+    "without_fast_paths",
+]
 
 
 def _names(names: Iterable[str], most: int = 8) -> str:
@@ -33,6 +44,14 @@ def all_finite(x: Tensor) -> bool:
         return bool(torch.isfinite(x).all())
     x = x.float() if x.itemsize == 1 else x
     return bool(torch.isfinite(torch.stack(x.aminmax())).all())  # NaN is the least and the largest of all
+
+
+def check_net(net: nn.Module) -> None:
+    """Raise ``ValueError`` unless ``net`` is a module whose parts can be exchanged."""
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"net must be an nn.Module, got {type(net).__name__}")
+    if isinstance(net, torch.jit.ScriptModule):
+        raise ValueError("net must be the nn.Module itself, not what TorchScript made of it")
 
 
 def check_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -81,6 +100,28 @@ def check_means(net: nn.Module, means: Mapping[str, Tensor]) -> None:
                 raise ValueError(f"{name!r} and {other!r} are one shared parameter, but their means differ")
 
 
+def check_variances(net: nn.Module, variances: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` unless ``variances`` are numbers ≥ 0 in the shapes of parameters of ``net``."""
+    if not isinstance(variances, Mapping):
+        raise ValueError(f"variances must be a dict of name -> tensor, got {type(variances).__name__}")
+    parameters = dict(net.named_parameters(remove_duplicate=False))
+    unknown = [name for name in variances if name not in parameters]
+    if unknown:
+        raise ValueError(
+            f"variances name {_names(unknown)}, which the net lacks; its parameters are {_names(parameters)}"
+        )
+    for name, variance in variances.items():
+        shape = tuple(parameters[name].shape)
+        if not isinstance(variance, Tensor) or tuple(variance.shape) != shape or not variance.is_floating_point():
+            kind = variance.dtype if isinstance(variance, Tensor) else type(variance).__name__
+            got = f"{kind} of shape {tuple(variance.shape)}" if isinstance(variance, Tensor) else kind
+            raise ValueError(f"the variance of {name!r} must be floating-point of shape {shape}, got {got}")
+        if variance.is_meta:
+            raise ValueError(f"the variance of {name!r} is on the meta device and holds no values")
+        if not bool((variance >= 0).all()):
+            raise ValueError(f"the variance of {name!r} holds a negative number or NaN; the fit has diverged")
+
+
 def call(net: nn.Module, example: object) -> object:
     """``net(example)``; a tuple is its positional arguments, a dict its keyword arguments."""
     if isinstance(example, Mapping):
@@ -88,6 +129,17 @@ def call(net: nn.Module, example: object) -> object:
     if isinstance(example, tuple | list):
         return net(*example)
     return net(example)
+
+
+@contextmanager
+def without_fast_paths() -> Iterator[None]:
+    """Within, torch's transformer layers call their own layers, not one operator that passes over these."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def run_example(net: nn.Module, example: object) -> None:

@@ -7,7 +7,7 @@ from bayesprune.sparse.formats import SparseWeight
 from bayesprune.sparse.geometry import Geometry
 from bayesprune.sparse.kernels.conv_op import bsr_conv2d, convolve
 from bayesprune.sparse.kernels.dispatch import unwatched
-from bayesprune.sparse.kernels.reference import conv_weight
+from bayesprune.sparse.kernels.unpack import conv_weight
 from bayesprune.sparse.linear import SparseLinear
 
 __all__ = ["SparseConv2d", "channels_last"]
@@ -51,6 +51,11 @@ class SparseConv2d(SparseLinear):
     def weight(self) -> Tensor:
         """A dense copy ``(out_channels, channels a group, rows, columns)``."""
         return conv_weight(self.sparse_weight.dense(), self.geometry)
+
+    @property
+    def groups(self) -> int:
+        """As of ``nn.Conv2d``."""
+        return self.geometry.groups
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` is ``(images, in_channels, rows, columns)`` or one image; the result likewise."""

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from bayesprune.sparse.apply import apply
+from bayesprune.sparse.checks import check_net, check_variances
 from bayesprune.sparse.choices import Plan
 from bayesprune.sparse.conv import SparseConv2d, channels_last
 from bayesprune.sparse.formats import Dense, Format
+from bayesprune.sparse.formats.quantised import Bits
 from bayesprune.sparse.fuse import fuse
 from bayesprune.sparse.masked import masked_copy
-from bayesprune.sparse.plan import forced_formats, make_plan
+from bayesprune.sparse.plan import forced_formats, left_bits, left_formats, make_plan
 from bayesprune.sparse.wholes import calls_on
 
 __all__ = ["export"]
@@ -25,6 +27,9 @@ def export(
     plan: Plan | None = None,
     formats: Mapping[str, Format] | None = None,
     cached: bool = True,
+    compact: bool = False,
+    bits: Bits = None,
+    variances: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
     """A copy of ``net`` in eval mode that computes with ``means * masks``, packed where that is faster.
 
@@ -44,9 +49,17 @@ def export(
         plan: made before by :func:`bayesprune.sparse.plan`; without it one is made.
         formats: a format by glob over names of weights or modules; one that is slower than dense warns.
         cached: False measures anew what was measured before; see :func:`bayesprune.sparse.plan`.
+        compact: first remove the channels and heads that the masks empty (:func:`bayesprune.sparse.compact`), then pack
+            what is left of the masks in the smaller net; ``formats``, ``bits`` and ``variances`` go by the names and
+            shapes before, and count for the weights that are still masked there.
+        bits: 8 or 4, or how many bits each weight bears; see :func:`bayesprune.sparse.plan`.
+        variances: how uncertain each weight is, in its own shape: where integers hold it, scales and rounding make the
+            errors least where it is surest. ``bnet.variances()``; without it, or for a weight that it lacks, the
+            largest integer stands for the output's largest weight.
 
     Raises:
-        ValueError: masks, means, example or plan that do not fit the net.
+        ValueError: masks, means, variances, bits, example or plan that do not fit the net; a plan together with
+            ``compact`` or ``bits``; a net that ``compact`` cannot follow.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -54,9 +67,28 @@ def export(
     >>> export(net, {}, masks, example=torch.ones(3, 8)).training
     False
     """
+    check_net(net)
+    if variances is not None:
+        check_variances(net, variances)
+    if plan is not None and bits is not None:
+        raise ValueError("the plan has its bits already: make it with bits, or leave plan out")
+    if compact:
+        if plan is not None:
+            raise ValueError(
+                "a plan is for the net as it was before compact: leave plan out, or give export the net and masks of "
+                "bayesprune.compact, and the plan made for these"
+            )
+        from bayesprune.sparse.compact import compact as cut  # brings scipy and torch.export with it
+
+        smaller = cut(net, means, masks, example=example)
+        now = {name: smaller.now(name) for name in masks}
+        formats, bits = left_formats(formats, now, smaller.masks), left_bits(bits, now, smaller.masks)
+        net, means, masks, variances = smaller.net, {}, smaller.masks, smaller.cut(variances or {})
     masked = masked_copy(net, means, masks)
+    if plan is not None and not isinstance(plan, Plan):
+        raise ValueError(f"plan is what bayesprune.plan made, got {type(plan).__name__}")
     if plan is None:
-        plan = make_plan(masked, masks, example, formats, cached)
+        plan = make_plan(masked, masks, example, formats, cached, bits)
     else:
         plan.check(masked, masks)
         forced = forced_formats(masks, formats)
@@ -64,7 +96,7 @@ def export(
             again = make_plan(masked, {name: masks[name] for name in forced}, example, formats, cached)
             plan = Plan({**plan.choices, **again.choices}, plan.device, plan.threads)
     packed = [name for name, choice in plan.choices.items() if not isinstance(choice.format, Dense)]
-    masked = apply(masked, plan.choices, masks, calls_on(masked, example, packed))
+    masked = apply(masked, plan.choices, masks, calls_on(masked, example, packed), variances)
     fuse(masked, example)
     if any(isinstance(module, SparseConv2d) for module in masked.modules()):
         channels_last(masked)  # what packed convolutions hand on is so: others would turn it round, and it back

@@ -21,7 +21,7 @@ from bayesprune.sparse.conv import channels_last
 from bayesprune.sparse.linear import SparseLinear
 from bayesprune.sparse.race import race
 
-__all__ = ["EndToEnd", "Layer", "compare", "spent"]
+__all__ = ["EndToEnd", "Layer", "compare", "in_onnx_runtime", "spent"]
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,10 @@ def _by_class(net: nn.Module, times: Mapping[str, float]) -> dict[str, float]:
     return dict(sorted(kinds.items(), key=lambda item: -item[1]))
 
 
-def _onnxruntime(net: nn.Module, x: Tensor, threads: int) -> dict[str, Callable[[], object]]:
-    """``net`` as ONNX, run by ONNX Runtime on ``x``: one way of a race; none where it is not installed."""
+def in_onnx_runtime(net: nn.Module, x: Tensor, threads: int) -> Callable[[], object] | None:
+    """A call of ``net``, as ONNX, on ``x`` in ONNX Runtime; None where it is not installed."""
     if any(find_spec(needed) is None for needed in ("onnx", "onnxruntime", "onnxscript")):
-        return {}
+        return None
     import onnxruntime
 
     exporter = logging.getLogger("torch.onnx")
@@ -154,7 +154,7 @@ def _onnxruntime(net: nn.Module, x: Tensor, threads: int) -> dict[str, Callable[
     graph = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     named = {session.get_inputs()[0].name: x.contiguous().numpy()}
-    return {"onnxruntime dense": partial(session.run, None, named)}
+    return partial(session.run, None, named)
 
 
 def _inputs(net: nn.Module, x: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -221,7 +221,8 @@ def compare(
             raise ValueError(f"expected a net that gives one tensor, got {type(made).__name__}")
         ways: dict[str, Callable[[], object]] = {"dense": partial(dense, x), "sparse": partial(sparse, x)}
         if runtime and x.dtype == torch.float32:
-            ways |= _onnxruntime(dense, x, torch.get_num_threads())
+            way = in_onnx_runtime(dense, x, torch.get_num_threads())
+            ways |= {"onnxruntime dense": way} if way else {}
         seconds = race(ways, device=x.device, budget=budget, rounds=500, sample=1e-3, give_up=math.inf)
         turns = max(1, min(20, int(budget / seconds["dense"])))
         times = {"dense": spent(dense, x, turns), "sparse": spent(sparse, x, turns)}

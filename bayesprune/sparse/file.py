@@ -1,9 +1,9 @@
-"""One file: safetensors with a JSON manifest in its metadata. No pickle."""
+"""One file: safetensors with a JSON manifest in its metadata, or a compressed one. No pickle."""
 
 import copy
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -13,30 +13,25 @@ from torch import Tensor, nn
 
 from bayesprune.layout import layout_of
 from bayesprune.sparse.checks import all_finite
+from bayesprune.sparse.coding import Codebook, Streams, codebook_of, decode, is_compressed, unpack
+from bayesprune.sparse.compressed import SLACK, compressed, most_unpacked
 from bayesprune.sparse.feed_forward import hand_over
 from bayesprune.sparse.formats import SparseWeight
-from bayesprune.sparse.fuse import silence, silent_in
+from bayesprune.sparse.fuse import silence
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.linear import SparseLinear
-from bayesprune.sparse.manifest import FileError, Manifest, SparseEntry, TensorEntry, sha256
+from bayesprune.sparse.manifest import FileError, Manifest, TensorEntry, sha256
+from bayesprune.sparse.opened import Opened
 from bayesprune.sparse.places import conv_geometry
-from bayesprune.sparse.rebuild import CannotRebuildError, build, describe
+from bayesprune.sparse.rebuild import CannotRebuildError, build
+from bayesprune.sparse.savable import check_savable, is_channels_last, manifest_of, named_tensors, unique_tensors
+from bayesprune.sparse.sizes import resize
 from bayesprune.sparse.storage import Stored, restore, store
 from bayesprune.sparse.swap import swap
-from bayesprune.sparse.wholes import open_at, opened_in, set_fast_paths
+from bayesprune.sparse.wholes import open_at, set_fast_paths
 from bayesprune.whole_files import replace
 
 __all__ = ["FileError", "load", "nbytes", "save"]
-
-_SLACK = 2**24  # bytes that a file may claim beyond the net it tells of and four times its own
-
-
-def _tensors(net: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
-    """Kind, name and tensor of every parameter and buffer, under each of its names."""
-    for name, parameter in net.named_parameters(remove_duplicate=False):
-        yield "parameter", name, parameter
-    for name, buffer in net.named_buffers(remove_duplicate=False):
-        yield "buffer", name, buffer
 
 
 def nbytes(net: nn.Module, *, stored: bool = False) -> int:
@@ -47,40 +42,38 @@ def nbytes(net: nn.Module, *, stored: bool = False) -> int:
     >>> nbytes(nn.Linear(100, 10)), nbytes(nn.Linear(100, 10), stored=True)
     (4040, 4040)
     """
-    unique = {id(x): x for _, _, x in _tensors(net)}.values()
+    unique = {id(x): x for _, _, x in named_tensors(net)}.values()
     return sum(store(x).nbytes if stored else x.nbytes for x in unique)
 
 
-def _is_channels_last(x: Tensor) -> bool:
-    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-
-
-def _check_savable(net: nn.Module) -> None:
-    for path, module in net.named_modules():
-        if type(module).get_extra_state is not nn.Module.get_extra_state:
-            raise ValueError(
-                f"{path or 'the net'} ({type(module).__name__}) has extra state, which the file cannot hold"
-            )
-    for kind, name, x in _tensors(net):
-        if x.is_meta:
-            raise ValueError(f"{name!r} is on the meta device and holds no values")
-        if kind == "parameter" and x.is_floating_point() and not all_finite(x):
-            raise ValueError(f"the parameter {name!r} holds NaN or infinity")
-
-
-def save(sparse: nn.Module, path: str | PathLike[str]) -> None:
+def save(
+    sparse: nn.Module,
+    path: str | PathLike[str],
+    *,
+    compress: bool | Codebook = False,
+    variances: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a net to one file: packed weights as they are, every other tensor as small as its zeros allow.
 
     What :func:`bayesprune.sparse.export` returned, or any other net of plain tensors. Hooks and the training mode are
     not written. The file appears whole or not at all.
 
+    ``compress`` rounds the parameters, to far fewer bytes (Han, Mao & Dally 2016): the values of a weight share the
+    levels of a codebook, found by k-means; parameters that are too few to share any (biases, mostly) become halves,
+    within 2⁻¹¹ of themselves, or stay exact where they cannot; indices, buffers and integers stay exact. All of it goes
+    through a range coder. What :func:`load` then gives computes with the rounded values, to the bit.
+
     Args:
         sparse: the net.
         path: the file; one that is there is replaced.
+        compress: True, or a :class:`~bayesprune.sparse.Codebook` that says how many levels.
+        variances: weight name → posterior variance of each entry, named and shaped as in the net that was exported,
+            ``bnet.variances()``, or ``bp.compact(…).cut(bnet.variances())`` where it was made smaller: k-means then
+            weighs each value by its precision, and takes no more levels than the posterior can tell apart.
 
     Raises:
-        ValueError: a tensor or a module that the file cannot hold.
-        FileNotFoundError: there is no such folder.
+        ValueError: a tensor or a module that the file cannot hold; variances that do not fit the net.
+        FileNotFoundError, IsADirectoryError: there is no such folder, or ``path`` is one.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
@@ -90,25 +83,27 @@ def save(sparse: nn.Module, path: str | PathLike[str]) -> None:
       (0): Linear(in_features=3, out_features=2, bias=True)
     )
     """
-    if not isinstance(sparse, nn.Module):
-        raise ValueError(f"save needs an nn.Module, got {type(sparse).__name__}")
     target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"{str(target)!r} is a folder: name a file in it")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(target.parent)!r} to save into; make it first")
-    _check_savable(sparse)
-    try:
-        net, needs_net = describe(sparse), ""
-    except CannotRebuildError as error:
-        net, needs_net = None, str(error)
+    if codebook_of(compress) is not None:
+        file = compressed(sparse, compress, variances=variances)
+        if file.unpacked > most_unpacked(file.nbytes):
+            raise ValueError(
+                f"the net's {file.unpacked:,} bytes would become {file.nbytes:,}, which no loader trusts to be sound: "
+                "pack its empty weights (bp.export) or save it without compress"
+            )
+        replace(target, lambda fresh: fresh.write_bytes(file.data))
+        return
+    if variances is not None:
+        raise ValueError("variances say how to round the weights: they go with compress=True or bp.Codebook(levels=…)")
+    check_savable(sparse)
     entries: dict[str, TensorEntry] = {}
     buffers: dict[str, Tensor] = {}
-    ties: dict[str, str] = {}
-    first: dict[int, str] = {}
-    for kind, name, x in _tensors(sparse):
-        if id(x) in first:
-            ties[name] = first[id(x)]
-            continue
-        first[id(x)] = name
+    tensors, ties = unique_tensors(sparse)
+    for name, (kind, x) in tensors.items():
         stored = store(x)
         parts = {part: name if part == "values" else f"{name}/{part}" for part in stored.parts}
         if buffers.keys() & set(parts.values()):
@@ -117,21 +112,15 @@ def save(sparse: nn.Module, path: str | PathLike[str]) -> None:
         buffers |= {parts[part]: t.contiguous().clone() for part, t in stored.parts.items()}
         block = stored.block or ()
         like = stored.dtype, stored.shape, stored.how, block, parts
-        entries[name] = TensorEntry(kind, *like, x.requires_grad, _is_channels_last(x))
-    layers = {
-        at: SparseEntry(m.format, m.kernel, (m.out_features, m.in_features), m.activation)
-        for at, m in sparse.named_modules(remove_duplicate=False)
-        if isinstance(m, SparseLinear)
-    }
+        entries[name] = TensorEntry(kind, *like, x.requires_grad, is_channels_last(x))
     sums: dict[str, list[object]] = {
         name: [str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)] for name, x in buffers.items()
     }
-    metadata = Manifest(net, needs_net, entries, ties, layers, opened_in(sparse), silent_in(sparse), sums).write()
+    metadata = manifest_of(sparse, entries, ties, sums).write()
     replace(target, lambda fresh: safetensors.torch.save_file(buffers, fresh, metadata))
 
 
-def _read(path: Path) -> tuple[Manifest, dict[str, Tensor]]:
-    data = path.read_bytes()
+def _read(data: bytes) -> tuple[Manifest, dict[str, Tensor]]:
     length = int.from_bytes(data[:8], "little")
     try:
         if len(data) < 8 or length > len(data) - 8:
@@ -147,27 +136,50 @@ def _read(path: Path) -> tuple[Manifest, dict[str, Tensor]]:
     return manifest, tensors
 
 
-def _check_claims(net: nn.Module, manifest: Manifest, buffers: Mapping[str, Tensor]) -> None:
-    """Raise before anything is unpacked where that would take much more than the net and the file do."""
-    own, stored = nbytes(net), sum(x.nbytes for x in buffers.values())
+def _check_claims(net: nn.Module, manifest: Manifest, stored: int, most: int) -> None:
+    """Raise before anything is unpacked where that does not fit the net, or would take more than ``most`` bytes."""
     claimed = sum(entry.nbytes for entry in manifest.tensors.values())
-    if claimed > own + 4 * stored + _SLACK:
+    if claimed > most:
+        own = nbytes(net)
         raise FileError(f"the file claims tensors of {claimed:,} bytes; its net has {own:,}, and it holds {stored:,}")
+    for path, layer in manifest.sparse.items():
+        found = _features(net, path)
+        if found != layer.shape:
+            raise FileError(f"the file has a layer {path!r} of (out, in) = {layer.shape}, the net has {found}")
 
 
-def _restored(manifest: Manifest, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _unpacked(manifest: Manifest, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors = {}
     for name, entry in manifest.tensors.items():
         try:
             parts = {part: buffers[at] for part, at in entry.parts.items()}
             block = (entry.block[0], entry.block[1]) if entry.block else None
-            x = restore(Stored(entry.how, entry.dtype, entry.shape, block, parts))
+            tensors[name] = restore(Stored(entry.how, entry.dtype, entry.shape, block, parts))
         except (KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
             raise FileError(f"{name!r} cannot be unpacked: {error}") from error
+    return tensors
+
+
+def _decoded(net: nn.Module, manifest: Manifest, streams: Streams) -> dict[str, Tensor]:
+    """The tensors of a compressed file, once their shapes are known to be those of the net."""
+    own = {name: tuple(x.shape) for _, name, x in named_tensors(net)}
+    for name, entry in manifest.tensors.items():
+        if own.get(name, entry.shape) != entry.shape:
+            raise FileError(
+                f"the file does not fit the net: {name!r}: {entry.shape} in the file, {own[name]} in the net"
+            )
+    return dict(decode(streams.exact, streams.numbers, manifest.tensors, manifest.sparse).tensors)
+
+
+def _as_told(manifest: Manifest, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters and buffers under all their names."""
+    tensors = {}
+    for name, entry in manifest.tensors.items():
+        x = found[name]
         if entry.kind == "parameter" and x.is_floating_point() and not all_finite(x):
             raise FileError(f"the parameter {name!r} holds NaN or infinity")
         if entry.channels_last and x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
         tensors[name] = nn.Parameter(x, requires_grad=entry.grad) if entry.kind == "parameter" else x
     for name, first in manifest.ties.items():
         if first not in tensors:
@@ -195,16 +207,29 @@ def _features(net: nn.Module, path: str) -> tuple[int, int] | None:
     return out, into
 
 
-def _swap_in(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> nn.Module:
+def _opened_and_resized(net: nn.Module, manifest: Manifest) -> nn.Module:
     for path, split in manifest.opened.items():
         try:
             net = open_at(net, path, split)
         except (AttributeError, ValueError) as error:
             raise FileError(f"the file has {path!r} opened, which does not fit the net: {error}") from error
+    for path, changes in manifest.shrunk.items():
+        try:
+            resize(net.get_submodule(path), changes)
+        except (AttributeError, ValueError) as error:
+            raise FileError(f"the file has {path!r} made smaller, which does not fit the net: {error}") from error
+    for path in manifest.opened:
+        module = net.get_submodule(path)
+        assert isinstance(module, Opened)
+        try:
+            module.check()
+        except ValueError as error:
+            raise FileError(f"the file has {path!r} made smaller, which does not fit: {error}") from error
+    return net
+
+
+def _swap_in(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> nn.Module:
     for path, entry in manifest.sparse.items():
-        found = _features(net, path)
-        if found != entry.shape:
-            raise FileError(f"the file has a layer {path!r} of (out, in) = {entry.shape}, the net has {found}")
         prefix = f"{path}." if path else ""
         wanted = ("values", "crow", "col", *(("scale",) if getattr(entry.format, "bits", None) else ()))
         missing = [name for name in wanted if prefix + name not in tensors]
@@ -234,7 +259,7 @@ def _swap_in(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) 
 
 
 def _fill(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
-    expected = {name: (kind, tuple(x.shape)) for kind, name, x in _tensors(net)}
+    expected = {name: (kind, tuple(x.shape)) for kind, name, x in named_tensors(net)}
     kinds = {name: manifest.tensors[manifest.ties.get(name, name)].kind for name in tensors}
     given = {name: (kinds[name], tuple(x.shape)) for name, x in tensors.items()}
     wrong = [
@@ -254,18 +279,24 @@ def load(path: str | PathLike[str], net: nn.Module | None = None) -> nn.Module:
     """Read what :func:`save` wrote: a net in eval mode on the CPU with the same outputs, bit for bit.
 
     Nothing in the file is run or imported. A net of torch.nn's own modules comes back from the file alone. Checksums
-    are looked at first, sizes next: the tensors may take what the net does, four times the file and 16 MiB, no more.
+    are looked at first, sizes next: the tensors may take what the net does, four times the file and 16 MiB, no more;
+    those of a compressed file 4,096 times the file, 16 MiB and, where it is given, what ``net`` does.
 
     Args:
         path: the file.
         net: the dense skeleton, where the net has classes of the user's; its values do not matter, and it is copied
-            and not touched.
+            and not touched. It is of full size, also where the file's net was made smaller.
 
     Raises:
         FileError: the file is damaged, altered or of a newer version, needs ``net``, or does not fit it.
         FileNotFoundError: there is no such file.
+        ValueError: ``net`` is no module.
     """
-    manifest, buffers = _read(Path(path))
+    if net is not None and not isinstance(net, nn.Module):
+        raise ValueError(f"net is the skeleton, an nn.Module, got {net!r}")
+    data = Path(path).read_bytes()
+    streams = unpack(data) if is_compressed(data) else None
+    manifest, buffers = (Manifest.parse(streams.text), {}) if streams else _read(data)
     try:
         if net is not None:
             target = copy.deepcopy(net)
@@ -273,8 +304,15 @@ def load(path: str | PathLike[str], net: nn.Module | None = None) -> nn.Module:
             raise FileError(f"this file needs its net: load(path, net=skeleton), for {manifest.needs_net}")
         else:
             target = build(manifest.net, most_layers=len(manifest.tensors))
-        _check_claims(target, manifest, buffers)
-        tensors = _restored(manifest, buffers)
+        target = _opened_and_resized(target, manifest)
+        if streams is None:
+            stored = sum(x.nbytes for x in buffers.values())
+            _check_claims(target, manifest, stored, nbytes(target) + 4 * stored + SLACK)
+            tensors = _as_told(manifest, _unpacked(manifest, buffers))
+        else:
+            own = 0 if net is None else nbytes(target)
+            _check_claims(target, manifest, len(data), own + most_unpacked(len(data)))
+            tensors = _as_told(manifest, _decoded(target, manifest, streams))
         target = _swap_in(target, manifest, tensors)
         _fill(target, manifest, tensors)
     except (FileError, MemoryError):

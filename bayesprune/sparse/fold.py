@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bayesprune.sparse.conv import SparseConv2d
-from bayesprune.sparse.kernels.reference import rows_of
+from bayesprune.sparse.kernels.unpack import rows_of
 from bayesprune.sparse.linear import SparseLinear
 
 __all__ = ["BatchNorm", "fold", "folds"]
@@ -23,6 +23,8 @@ def folds(layer: SparseLinear, norm: BatchNorm) -> bool:
 
 def _by_row(factor: Tensor, layer: SparseLinear) -> Tensor:
     """``factor``, one number an output, where each of the layer's values has it."""
+    if layer.values.dim() == 2:
+        return factor[:, None]
     height = layer.values.shape[2] if layer.values.dim() == 3 else 1
     count = layer.crow.numel() - 1
     each = F.pad(factor, (0, count * height - factor.numel())).view(count, height)[rows_of(layer.crow, layer.col)]
@@ -57,6 +59,7 @@ def fold(layer: SparseLinear, norm: BatchNorm) -> None:
             folded = values * _by_row(factor.sign(), layer).to(values.dtype)
             layer.scale = (scale.double() * torch.where(factor == 0, 1.0, factor.abs())).to(scale.dtype)
         dtype = layer.bias.dtype if layer.bias is not None else mean.dtype if scale is not None else values.dtype
+    layer.folded = factor.abs().float() if layer.folded is None else layer.folded * factor.abs().float()
     trained = values.requires_grad if layer.bias is None else layer.bias.requires_grad
     layer.values = nn.Parameter(folded, requires_grad=values.requires_grad)
     layer.bias = nn.Parameter(shift.to(dtype), requires_grad=trained)

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from bayesprune.sparse.formats import FORMATS, Format
 from bayesprune.sparse.kernels.base import ACTIVATIONS
+from bayesprune.sparse.sizes import Size, SizeChange
 from bayesprune.sparse.storage import DTYPES
 
 __all__ = ["VERSION", "FileError", "Manifest", "SparseEntry", "TensorEntry", "sha256"]
 
-VERSION = 2
+VERSION = 3
 T = TypeVar("T")
 
 
@@ -40,6 +41,34 @@ def _sides(value: list[object], where: str) -> tuple[int, ...]:
     if not all(isinstance(side, int) and not isinstance(side, bool) and side >= 0 for side in value):
         raise FileError(f"the manifest is malformed: {where} has the shape {value!r}")
     return tuple(side for side in value if isinstance(side, int))
+
+
+def _size(value: object, where: str) -> Size:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if not isinstance(value, list):
+        raise FileError(f"the manifest is malformed: {where} has the size {value!r}")
+    return _sides(value, where)
+
+
+def _changes(entry: object, where: str) -> dict[str, SizeChange]:
+    if not isinstance(entry, dict) or not all(isinstance(pair, list) and len(pair) == 2 for pair in entry.values()):
+        raise FileError(f"the manifest is malformed: {where} was made smaller by {entry!r}")
+    return {name: (_size(was, where), _size(now, where)) for name, (was, now) in entry.items()}
+
+
+def _entry(text: str) -> dict[str, object]:
+    """The manifest as JSON, if this version reads it."""
+    try:
+        entry = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"the manifest is no JSON: {error}") from error
+    version = _take(entry, "version", int, "the manifest")
+    if version > VERSION:
+        raise FileError(f"written by a newer bayesprune (file version {version}, this reads {VERSION}): upgrade")
+    if version < VERSION:
+        raise FileError(f"written before bayesprune was released (file version {version}): export and save again")
+    return entry
 
 
 @dataclass(frozen=True)
@@ -128,6 +157,8 @@ class Manifest:
         ties: names of one and the same parameter or buffer: each further name, and the first.
         sparse: the layers that run packed, by path.
         opened: the modules that were opened so that they could (see ``wholes``), by path, and whether split.
+        shrunk: the modules that are smaller than ``net`` or the net's classes make them, by path: each size before and
+            now (see ``sizes``).
         silent: the paths of ``nn.Identity``, where an activation or batch normalisation may have stood.
         buffers: dtype, shape and checksum of each tensor in the file.
     """
@@ -138,11 +169,12 @@ class Manifest:
     ties: dict[str, str]
     sparse: dict[str, SparseEntry]
     opened: dict[str, bool]
+    shrunk: dict[str, dict[str, SizeChange]]
     silent: list[str]
     buffers: dict[str, list[object]] = field(default_factory=dict)
 
-    def write(self) -> dict[str, str]:
-        """The strings that go into the file's metadata."""
+    def text(self) -> str:
+        """The manifest as JSON."""
         entry = {
             "version": VERSION,
             "net": self.net,
@@ -151,10 +183,15 @@ class Manifest:
             "ties": self.ties,
             "sparse": {path: s.write() for path, s in self.sparse.items()},
             "opened": self.opened,
+            "shrunk": self.shrunk,
             "silent": self.silent,
             "buffers": self.buffers,
         }
-        text = json.dumps(entry)
+        return json.dumps(entry, separators=(",", ":"))
+
+    def write(self) -> dict[str, str]:
+        """The strings that go into the file's metadata."""
+        text = self.text()
         return {"format": "pt", "bayesprune": text, "bayesprune.sha256": hashlib.sha256(text.encode()).hexdigest()}
 
     @classmethod
@@ -163,17 +200,18 @@ class Manifest:
         text = metadata.get("bayesprune")
         if not isinstance(text, str):
             raise FileError("not a bayesprune model: the file has no manifest")
-        try:
-            entry = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise FileError(f"the manifest is no JSON: {error}") from error
-        version = _take(entry, "version", int, "the manifest")
-        if version > VERSION:
-            raise FileError(f"written by a newer bayesprune (file version {version}, this reads {VERSION}): upgrade")
-        if version < VERSION:
-            raise FileError(f"written before bayesprune was released (file version {version}): export and save again")
+        entry = _entry(text)
         if metadata.get("bayesprune.sha256") != hashlib.sha256(text.encode()).hexdigest():
             raise FileError("the manifest does not match its checksum: the file is damaged or was altered")
+        return cls._of(entry)
+
+    @classmethod
+    def parse(cls, text: str) -> "Manifest":
+        """The manifest of a :meth:`text` that a checksum has covered. Raises as :meth:`read`."""
+        return cls._of(_entry(text))
+
+    @classmethod
+    def _of(cls, entry: dict[str, object]) -> "Manifest":
         net, where = entry.get("net"), "the manifest"
         ties, buffers = _take(entry, "ties", dict, where), _take(entry, "buffers", dict, where)
         if not (net is None or isinstance(net, dict)) or not all(isinstance(first, str) for first in ties.values()):
@@ -182,10 +220,11 @@ class Manifest:
         sparse = {path: SparseEntry.read(s, path) for path, s in _take(entry, "sparse", dict, where).items()}
         opened = _take(entry, "opened", dict, where)
         opened = {path: _take(opened, path, bool, f"{path!r}, opened,") for path in opened}
+        shrunk = {path: _changes(c, path) for path, c in _take(entry, "shrunk", dict, where).items()}
         silent = _take(entry, "silent", list, where)
         if not all(isinstance(path, str) for path in silent):
             raise FileError("the manifest is malformed: a module's path is a string")
-        return cls(net, _take(entry, "needs_net", str, where), tensors, ties, sparse, opened, silent, buffers)
+        return cls(net, _take(entry, "needs_net", str, where), tensors, ties, sparse, opened, shrunk, silent, buffers)
 
     def check_buffers(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise :class:`FileError` unless these are the tensors that were written, to the byte."""

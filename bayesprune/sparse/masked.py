@@ -6,15 +6,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparse.checks import all_finite, check_masks, check_means
+from bayesprune.sparse.checks import all_finite, check_masks, check_means, check_net
 
 __all__ = ["masked_copy"]
 
 
 def masked_copy(net: nn.Module, means: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> nn.Module:
     """A copy of ``net`` in eval mode with the means loaded and the masked entries set to zero."""
-    if not isinstance(net, nn.Module):
-        raise ValueError(f"net must be an nn.Module, got {type(net).__name__}")
+    check_net(net)
     check_masks(net, masks)
     check_means(net, means)
     masked = copy.deepcopy(net).eval()

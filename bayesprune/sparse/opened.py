@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Opened", "blank_linear", "hooked"]
+__all__ = ["Opened", "blank_linear", "hooked", "parts_of"]
 
 
 def hooked(module: nn.Module) -> bool:
@@ -57,6 +57,10 @@ class Opened(nn.Module, ABC):
         """Whether a call of torch's module with these arguments is faster where its packed projections are apart."""
         return False
 
+    def check(self) -> None:
+        """Raise ``ValueError`` where the settings and the layers do not go together, as after a change of sizes."""
+        return
+
     def take(self, module: nn.Module) -> None:
         """Make the parameters of ``module`` this one's own, and its mode."""
         own = (name for name, parameter in module._parameters.items() if parameter is not None)
@@ -102,3 +106,16 @@ class Opened(nn.Module, ABC):
         except AttributeError:
             return f"{kind} was changed after it was made"
         return None if _built(module) == _built(made) else f"{kind} was changed after it was made"
+
+
+def parts_of(net: nn.Module, name: str) -> tuple[str, ...]:
+    """What the parameter ``name`` of the net before any module was opened is now: itself, or parts one below the other.
+
+    >>> parts_of(nn.Linear(2, 2), "weight")
+    ('weight',)
+    """
+    for path, module in net.named_modules():
+        prefix = f"{path}." if path else ""
+        if isinstance(module, Opened) and name.removeprefix(prefix) in module._own and name.startswith(prefix):
+            return tuple(prefix + part for part in module.parts(name.removeprefix(prefix)))
+    return (name,)

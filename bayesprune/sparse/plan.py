@@ -1,7 +1,7 @@
 """Make a plan: time what each mask allows on the user's shapes, dense always among it."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -12,15 +12,20 @@ from torch import Tensor, nn
 from bayesprune.sparse.apply import apply, pieces
 from bayesprune.sparse.candidates import Piece, formats_of, packed_layers, runner
 from bayesprune.sparse.choices import Choice, Plan
-from bayesprune.sparse.formats import CSR, Dense, Format
+from bayesprune.sparse.formats import CSR, Dense, Format, SemiStructured
+from bayesprune.sparse.formats.quantised import Bits, held_in
 from bayesprune.sparse.masked import masked_copy
 from bayesprune.sparse.places import conv_geometry, observe, obstacle
-from bayesprune.sparse.plan_cache import timed
+from bayesprune.sparse.plan_cache import named, timed
 from bayesprune.sparse.wholes import Call, calls_on, open_wholes, refusals, shell, whole_of
 
-__all__ = ["forced_formats", "make_plan", "plan"]
+__all__ = ["forced_formats", "left_bits", "left_formats", "make_plan", "plan"]
 
 _MARGIN = 1.05  # a sparse candidate has to beat dense by this much: less is noise
+
+
+def _matches(name: str, glob: str) -> bool:
+    return fnmatchcase(name, glob) or fnmatchcase(name.rpartition(".")[0], glob)
 
 
 def forced_formats(names: Mapping[str, object], formats: Mapping[str, Format] | None) -> dict[str, Format]:
@@ -32,11 +37,13 @@ def forced_formats(names: Mapping[str, object], formats: Mapping[str, Format] | 
     >>> forced_formats({"fc1.weight": 0, "fc2.weight": 0}, {"fc1": CSR()})
     {'fc1.weight': CSR()}
     """
+    if formats is not None and not isinstance(formats, Mapping):
+        raise ValueError(f"formats must be a dict of glob -> format, got {type(formats).__name__}")
     forced: dict[str, Format] = {}
     for glob, wanted in (formats or {}).items():
         if not isinstance(wanted, Format):
             raise ValueError(f"formats[{glob!r}] must be a format such as CSR() or BSR(16, 1), got {wanted!r}")
-        matched = [n for n in names if fnmatchcase(n, glob) or fnmatchcase(n.rpartition(".")[0], glob)]
+        matched = [name for name in names if _matches(name, glob)]
         if not matched:
             raise ValueError(f"formats[{glob!r}] matches no masked weight; they are {', '.join(names) or 'none'}")
         for name in matched:
@@ -44,14 +51,63 @@ def forced_formats(names: Mapping[str, object], formats: Mapping[str, Format] | 
     return forced
 
 
+def left_formats(
+    formats: Mapping[str, Format] | None, before: Mapping[str, Iterable[str]], after: Mapping[str, object]
+) -> dict[str, Format]:
+    """``formats`` for the masked weights ``after`` a net was made smaller.
+
+    Args:
+        formats: a format by glob over names as they were, or are now.
+        before: the masked weights as they were, and what each is called now.
+        after: those that are still masked.
+
+    Raises:
+        ValueError: as :func:`forced_formats`, for a glob that matches neither.
+
+    >>> before = {"fc1.weight": ["fc1.weight"], "in_proj_weight": ["in_proj.weight"]}
+    >>> left_formats({"fc*": CSR(), "in_proj_weight": CSR()}, before, {"in_proj.weight": 0})
+    {'in_proj.weight': CSR()}
+    """
+    forced_formats({**before, **after}, formats)
+    left: dict[str, Format] = {}
+    for glob, wanted in (formats or {}).items():
+        renamed = [now for old, names in before.items() if _matches(old, glob) for now in names if now in after]
+        for name in (glob, *renamed) if any(_matches(now, glob) for now in after) else renamed:
+            left.setdefault(name, wanted)
+    return left
+
+
+def left_bits(bits: Bits, before: Mapping[str, Iterable[str]], after: Mapping[str, object]) -> Bits:
+    """``bits`` for the masked weights ``after`` a net was made smaller; the rest as in :func:`left_formats`.
+
+    Raises:
+        ValueError: as :func:`~bayesprune.sparse.formats.quantised.held_in`.
+
+    >>> left_bits({"fc1.weight": 3, "in_proj_weight": 5}, {"in_proj_weight": ["in_proj.weight"]}, {"in_proj.weight": 0})
+    Traceback (most recent call last):
+    ...
+    ValueError: bits name 'fc1.weight', which is no masked weight; they are in_proj_weight, in_proj.weight
+    """
+    held_in(bits, {**before, **after})
+    if not isinstance(bits, Mapping):
+        return bits
+    return {now: width for name, width in bits.items() for now in before.get(name, (name,)) if now in after}
+
+
 def _times(ratio: float) -> str:
     return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.0f}×"
 
 
 def _timed_choice(
-    name: str, parameter: Tensor, mask: Tensor, made_of: Sequence[Piece], forced: Format | None, cached: bool
+    name: str,
+    parameter: Tensor,
+    mask: Tensor,
+    made_of: Sequence[Piece],
+    forced: Format | None,
+    bits: int | None,
+    cached: bool,
 ) -> Choice:
-    layers = packed_layers(made_of, forced)
+    layers = packed_layers(made_of, forced, bits)
     inputs = [piece.input() for piece in made_of]
     runners = {"dense": runner([piece.layer for piece in made_of], inputs)}
     runners |= {label: runner(packed, inputs) for label, packed in layers.items()}
@@ -79,7 +135,7 @@ def _timed_choice(
         best = "dense"
     if forced and best in ratios:
         stored, kept = sum(layer.values.numel() for layer in layers[best]), int(mask.count_nonzero())
-        reason += ", asked for" + (f", storing {stored / kept:.1f}× what the mask keeps" if stored > kept else "")
+        reason += ", asked for" + (f", storing {stored / kept:.1f}× what the mask keeps" if stored > kept > 0 else "")
         if ratios[best] < 1:
             warnings.warn(
                 f"{name}: {forced} was asked for and is slower than dense: {seconds[best] * 1e6:.0f} µs against "
@@ -104,8 +160,11 @@ def _timed_choice(
 def _why_dense(made_of: Sequence[Piece], mask: Tensor, forced: Format | None) -> str | None:
     """Why there is nothing to time for a weight that could run packed; None where there is."""
     layer = made_of[0].layer
-    if conv_geometry(layer) is not None and isinstance(forced, CSR):
-        return f"{type(layer).__name__} has no sparse kernel for CSR"
+    if conv_geometry(layer) is not None and isinstance(forced, CSR | SemiStructured):
+        return f"{type(layer).__name__} has no sparse kernel for {type(forced).__name__}"
+    refused = filter(None, (forced.refusal(piece.mask) for piece in made_of)) if forced else iter(())
+    if (why := next(refused, None)) is not None:
+        return why
     if forced is None and bool(mask.all()):
         return "the mask keeps everything"
     if forced is None and conv_geometry(layer) is not None and not formats_of(layer, made_of[0].mask):
@@ -161,9 +220,10 @@ def make_plan(
     example: object,
     formats: Mapping[str, Format] | None = None,
     cached: bool = True,
+    bits: Bits = None,
 ) -> Plan:
     """Time the candidates of each masked weight. ``net`` is in eval mode, its masked entries zero, and all checked."""
-    forced = forced_formats(masks, formats)
+    forced, widths = forced_formats(masks, formats), held_in(bits, masks)
     calls = calls_on(net, example, masks)
     refused = refusals(net, masks, calls)
     opened, parts = open_wholes(shell(net), [name for name in masks if name not in refused], calls)
@@ -177,7 +237,8 @@ def make_plan(
             made_of = [Piece(opened.get_submodule(path), own, kept, called[path]) for path, own, kept in cut]
             why = _why_dense(made_of, mask, asked)
         if why is None:
-            choices[name] = _timed_choice(name, parameter, mask.to(parameter.device), made_of, asked, cached)
+            here = mask.to(parameter.device)
+            choices[name] = _timed_choice(name, parameter, here, made_of, asked, widths[name], cached)
             continue
         reason = f"masked dense: {why}" + ("" if asked in (None, Dense()) else f"; {asked} was asked for")
         same = tuple(parameter.shape), int(mask.count_nonzero()), Dense(), ""
@@ -190,7 +251,7 @@ def make_plan(
                 f"formats[{glob!r}]: no weight that it matches can run as {wanted}: {hit[0].reason}", stacklevel=3
             )
     device = next((net.get_parameter(name).device for name in masks), torch.device("cpu"))
-    return Plan(choices, str(device), torch.get_num_threads())
+    return Plan(choices, named(device), torch.get_num_threads())
 
 
 def plan(
@@ -200,13 +261,15 @@ def plan(
     example: object,
     formats: Mapping[str, Format] | None = None,
     cached: bool = True,
+    bits: Bits = None,
 ) -> Plan:
     """Choose a format and a kernel for each masked weight, by timing them on the shapes that ``example`` brings.
 
-    Which block shapes a mask fills is read off the mask. Dense is always among the candidates, and a sparse one has
-    to beat it by 5 %. Attention, recurrent nets and torch's encoder layers are then timed as wholes, against the net's
-    own on the arguments that they get, and stay dense where they are not faster by as much. About a quarter of a second
-    per weight and whole. Values play no part, so ``net``'s own will do.
+    Which block shapes a mask fills is read off the mask; on a GPU, whether it keeps two of four inputs too. Dense is
+    always among the candidates, and a sparse one has to beat it by 5 %. Attention, recurrent nets and torch's encoder
+    layers are then timed as wholes, against the net's own on the arguments that they get, and stay dense where they are
+    not faster by as much. About a quarter of a second per weight and whole. Values play no part, so ``net``'s own will
+    do.
     What was measured is kept on disk for this machine, these versions, threads and masks, and a reason says when that
     was: for 7 days, or an hour where other programs had the processor meanwhile.
 
@@ -216,13 +279,16 @@ def plan(
         example: an input batch, or a tuple or dict of arguments; its batch size is the one that is measured.
         formats: a format by glob over names of weights or modules, in place of the fastest.
         cached: False measures anew what was measured before.
+        bits: 8 or 4 for packed weights in integers with a scale per output; or by weight how many bits it bears, as
+            :func:`bayesprune.bit_widths` tells: up to 4 and up to 8 are held in so many, more in the weight's dtype.
+            ``formats`` go before it, and what is fastest masked dense keeps its dtype.
 
     Raises:
-        ValueError: a mask that does not fit, an example that the net refuses, a glob that matches nothing.
+        ValueError: a mask that does not fit, an example that the net refuses, a glob that matches nothing, other bits.
 
     >>> net = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> masks = {"0.weight": torch.eye(4, 8, dtype=torch.bool)}
     >>> print(plan(net, masks, example=torch.ones(3, 8))["0.weight"].density)
     0.125
     """
-    return make_plan(masked_copy(net, {}, masks), masks, example, formats, cached)
+    return make_plan(masked_copy(net, {}, masks), masks, example, formats, cached, bits)

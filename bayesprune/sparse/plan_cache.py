@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 
 import bayesprune
 from bayesprune.sparse.disk import cache_folder, keep
+from bayesprune.sparse.gpu.devices import triton_is_there
 from bayesprune.sparse.race import race
 
-__all__ = ["fingerprint", "processor", "timed"]
+__all__ = ["fingerprint", "named", "processor", "timed"]
 
 _HOUR = 3600.0
 _LIFE, _BUSY_LIFE = 7 * 24 * _HOUR, _HOUR  # seconds: a wrong decision does not outlive them
@@ -56,6 +58,23 @@ def _compiler(limit: str | None) -> str:
     return f"{llvmlite.__version__} {host_isa()}"
 
 
+def named(device: torch.device) -> str:
+    """The device as torch writes it, and a GPU's name.
+
+    >>> named(torch.device("cpu"))
+    'cpu'
+    """
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def _of_gpu(device: torch.device) -> tuple[str, ...]:
+    """What times on a GPU depend on besides: its name, Triton's version, how torch multiplies float32."""
+    if device.type != "cuda":
+        return (device.type,)
+    triton = version("triton") if triton_is_there() else "none"
+    return torch.cuda.get_device_name(device), triton, torch.backends.cuda.matmul.fp32_precision
+
+
 def _told(part: object) -> str:
     if isinstance(part, Tensor):
         like = f"{part.dtype} {tuple(part.shape)} {part.stride()}"
@@ -75,8 +94,7 @@ def fingerprint(*about: object, device: torch.device) -> str:
     >>> fingerprint(eye, device=cpu) == fingerprint(~eye, device=cpu)
     False
     """
-    on = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}"
-    machine = (processor(), os.cpu_count(), on)
+    machine = (processor(), os.cpu_count(), *_of_gpu(device))
     compiler = _compiler(os.environ.get("BAYESPRUNE_ISA"))
     versions = (torch.__version__, bayesprune.__version__, compiler, _sources())
     ways = (torch.get_num_threads(), torch.get_float32_matmul_precision(), *map(os.environ.get, _ENVIRONMENT))

@@ -32,7 +32,7 @@ def race(
     """The median seconds of each runner. They take turns (A B C A B C), so that a busy moment hurts all alike.
 
     After three rounds, a runner whose best time is more than ``give_up`` times the best of all sits out, but for the
-    first runner, which the others are compared with. Where warming up alone takes the budget, there is one round.
+    first runner, which the others are compared with. Where one more call of each takes the budget, there is one round.
 
     Args:
         runners: what to time, by name.
@@ -45,10 +45,11 @@ def race(
     >>> sorted(race({"a": lambda: 1, "b": lambda: 2}, device=torch.device("cpu"), budget=0.01))
     ['a', 'b']
     """
+    for run in runners.values():
+        _timed(run, 1, device)  # compiles, where it has to
     start = time.perf_counter()
     repeats = {}
     for name, run in runners.items():
-        _timed(run, 1, device)
         repeats[name] = max(1, min(100, int(sample / max(_timed(run, 1, device), 1e-9))))
     times: dict[str, list[float]] = {name: [] for name in runners}
     baseline = next(iter(runners), None)

@@ -13,6 +13,7 @@ from bayesprune.sparse.conv import SparseConv2d
 from bayesprune.sparse.feed_forward import hand_over
 from bayesprune.sparse.linear import SparseLinear
 from bayesprune.sparse.opened import Opened
+from bayesprune.sparse.sizes import full, resize, shrunk
 from bayesprune.sparse.wholes import open_at, opened_in, set_fast_paths
 
 __all__ = ["CannotRebuildError", "build", "describe"]
@@ -53,14 +54,14 @@ def _transformer_layer(m: nn.TransformerEncoderLayer | nn.TransformerDecoderLaye
         raise CannotRebuildError(f"{type(m).__name__} with an activation other than relu and gelu")
     return {
         "d_model": m.self_attn.embed_dim,
-        "nhead": m.self_attn.num_heads,
-        "dim_feedforward": m.linear1.out_features,
+        "nhead": full(m.self_attn, "num_heads"),
+        "dim_feedforward": full(m.linear1, "out_features"),
         "dropout": m.dropout.p,
         "activation": activation,
         "layer_norm_eps": m.norm1.eps,
         "batch_first": m.self_attn.batch_first,
         "norm_first": m.norm_first,
-        "bias": m.linear1.bias is not None,
+        "bias": full(m.linear1, "bias") is not None,
     }
 
 
@@ -99,27 +100,27 @@ def _read_arguments(module: nn.Module) -> Node:
         if variadic or name.startswith("_") or name in ("device", "dtype"):
             continue
         if name == "bias" and "bias" in module._parameters:
-            args[name] = module.bias is not None
-        elif hasattr(module, name) and _is_plain(getattr(module, name)):
-            args[name] = getattr(module, name)
+            args[name] = full(module, "bias") is not None
+        elif hasattr(module, name) and _is_plain(full(module, name)):
+            args[name] = full(module, name)
         elif hasattr(module, name) or parameter.default is parameter.empty:
             raise CannotRebuildError(f"{type(module).__name__}: its argument {name!r} cannot be written as JSON")
     return args
 
 
 def describe_node(module: nn.Module) -> Node:
-    """One module as JSON, its children within it; :func:`describe` also tries the way back."""
+    """One module as JSON, of full size, its children within it; :func:`describe` also tries the way back."""
     if isinstance(module, SparseConv2d):  # rebuilt dense, then swapped
         g = module.geometry
-        sizes = {"in_channels": module.in_channels, "out_channels": module.out_channels, "groups": g.groups}
+        sizes = {name: full(module, name) for name in ("in_channels", "out_channels", "groups")}
         pairs = {"kernel_size": g.kernel, "stride": g.stride, "padding": g.padding, "dilation": g.dilation}
-        args = {**sizes, **{name: list(pair) for name, pair in pairs.items()}, "bias": module.bias is not None}
+        args = {**sizes, **{name: list(pair) for name, pair in pairs.items()}, "bias": full(module, "bias") is not None}
         return {"class": "Conv2d", "args": args}
     if isinstance(module, Opened):  # rebuilt as torch's, then opened
         return describe_node(module.skeleton())
     if isinstance(module, SparseLinear):
-        sizes = {"in_features": module.in_features, "out_features": module.out_features}
-        return {"class": "Linear", "args": {**sizes, "bias": module.bias is not None}}
+        sizes = {name: full(module, name) for name in ("in_features", "out_features")}
+        return {"class": "Linear", "args": {**sizes, "bias": full(module, "bias") is not None}}
     kind = type(module)
     if vars(nn).get(kind.__name__) is not kind:
         raise CannotRebuildError(f"{kind.__module__}.{kind.__qualname__} is not a module of torch.nn")
@@ -175,7 +176,8 @@ def build(node: Mapping[str, object], most_layers: int = 10_000) -> nn.Module:
 
 def _same_settings(module: nn.Module, other: nn.Module) -> bool:
     mine, theirs = (
-        {k: v for k, v in vars(m).items() if not k.startswith("_") and k != "training"} for m in (module, other)
+        {k: v for k, v in vars(m).items() if not k.startswith("_") and k not in ("training", "full_sizes")}
+        for m in (module, other)
     )
     return mine.keys() == theirs.keys() and all(
         v == theirs[k] if _is_plain(v) and _is_plain(theirs[k]) else v is theirs[k] for k, v in mine.items()
@@ -218,6 +220,8 @@ def describe(net: nn.Module) -> Node:
         opened = opened_in(net)
         for path, split in opened.items():
             again = open_at(again, path, split)
+        for path, changes in shrunk(net).items():
+            resize(again.get_submodule(path), changes)
         packed = {path: module.activation for path, module in net.named_modules() if isinstance(module, SparseLinear)}
         for path, activation in packed.items():
             if activation:

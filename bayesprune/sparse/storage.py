@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -30,7 +31,8 @@ class Stored:
     """A tensor in parts.
 
     Args:
-        how: ``dense``, ``narrow`` (integers in fewer bytes), ``bits``, ``csr`` or ``bsr``.
+        how: ``dense``, ``narrow`` (integers in fewer bytes), ``nibbles`` (int8 of four bits, two in a byte), ``bits``,
+            ``csr`` or ``bsr``.
         dtype: the tensor's own, as ``"float32"``.
         shape: the tensor's own.
         block: the sides of a block where ``how`` is ``bsr``.
@@ -86,6 +88,8 @@ def store(x: Shaped[Tensor, "..."]) -> Stored:
     if x.dtype in (torch.int32, torch.int64):
         fits = int(x.min()) >= 0 and int(x.max()) < 2**31
         return Stored("narrow", dtype, shape, None, {"values": _narrow(x)}) if fits else plain
+    if x.dtype == torch.int8 and int(x.min()) >= -8 and int(x.max()) < 8:
+        return Stored("nibbles", dtype, shape, None, {"values": _nibbles(x)})
     if not x.is_floating_point():
         return plain
     there = x.view(_BITS[x.element_size()]) != 0  # by bits, for −0.0 is not 0.0 here
@@ -112,6 +116,22 @@ def store(x: Shaped[Tensor, "..."]) -> Stored:
     block = (best.h, best.w) if isinstance(best, BSR) else None
     parts = {"values": packed.values, "crow": _narrow(packed.crow), "col": _narrow(packed.col)}
     return Stored("bsr" if block else "csr", dtype, shape, block, parts)
+
+
+def _nibbles(x: Tensor) -> Tensor:
+    """Two in a byte, the first in the lower half; behind an odd number of them a zero."""
+    halves = F.pad(x.flatten().view(torch.uint8) & 15, (0, x.numel() % 2))
+    return halves[::2] | halves[1::2] << 4
+
+
+def _from_nibbles(stored: Stored, numel: int) -> Tensor:
+    (x,) = _whole(stored, ("values",))
+    if stored.dtype != "int8" or x.dtype != torch.uint8 or x.dim() != 1 or x.numel() != -(-numel // 2):
+        raise ValueError(f"{numel} int8 of four bits are half as many bytes, got {x.dtype} of shape {tuple(x.shape)}")
+    halves = torch.stack((x & 15, x >> 4), 1).flatten()
+    if bool(halves[numel:].any()):
+        raise ValueError("behind the last of an odd number of integers stands a zero")
+    return (halves[:numel] ^ 8).view(torch.int8) - 8
 
 
 def _whole(stored: Stored, parts: tuple[str, ...]) -> list[Tensor]:
@@ -148,6 +168,8 @@ def restore(stored: Stored) -> Shaped[Tensor, "..."]:
         if tuple(x.shape) != stored.shape:
             raise ValueError(f"expected shape {stored.shape}, got {tuple(x.shape)}")
         x = x.to(dtype) if stored.how == "narrow" and x.dtype in (torch.uint8, torch.int16, torch.int32) else x
+    elif stored.how == "nibbles":
+        x = _from_nibbles(stored, numel).reshape(stored.shape)
     elif stored.how == "bits":
         x = _bits(stored, numel).reshape(stored.shape)
     elif stored.how in ("csr", "bsr"):

@@ -4,6 +4,7 @@ from torch import nn
 
 from bayesprune.sparse.formats import SparseWeight
 from bayesprune.sparse.places import packed_layer
+from bayesprune.sparse.sizes import carry
 
 __all__ = ["put", "swap"]
 
@@ -27,4 +28,5 @@ def swap(
     old = net.get_submodule(path)
     new = packed_layer(old, packed, kernel, activation).train(old.training)
     new.values.requires_grad_(trained and new.values.is_floating_point())
+    carry(old, new)
     return put(net, path, new)

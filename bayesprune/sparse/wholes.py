@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bayesprune.sparse.attention import SparseAttention
-from bayesprune.sparse.checks import run_example, shared_names
+from bayesprune.sparse.checks import run_example, shared_names, without_fast_paths
 from bayesprune.sparse.opened import Opened
 from bayesprune.sparse.recurrent import SparseRNN
 from bayesprune.sparse.swap import put
@@ -104,12 +103,10 @@ def calls_on(net: nn.Module, example: object, names: Iterable[str]) -> dict[str,
             calls[path] = call if before is None or call.size > before.size else replace(before, split=split)
 
         handles.append(net.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True))
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # else a layer is passed over, or gets a nested tensor
     try:
-        run_example(net, example)
+        with without_fast_paths():  # else a layer is passed over, or gets a nested tensor
+            run_example(net, example)
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for handle in handles:
             handle.remove()
     return calls

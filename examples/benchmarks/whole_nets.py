@@ -21,8 +21,11 @@ from torch import nn
 import bayesprune as bp
 from bayesprune import nets
 from bayesprune.layout import layout_of
+from bayesprune.sparse.conv import channels_last
 from bayesprune.sparse.end_to_end import EndToEnd, compare
 from bayesprune.sparse.plan_cache import processor
+
+BLOCK = bp.Block(16, 16)
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,11 @@ CASES = {
 }
 
 
-def random_masks(net: nn.Module, dense: tuple[str, ...], sparsity: float) -> dict[str, torch.Tensor]:
-    """Whole 16×16 blocks, gone uniformly at random, in each matrix and convolution that is not to stay dense."""
-    pattern, masks = bp.Block(16, 16), {}
+def random_masks(
+    net: nn.Module, dense: tuple[str, ...], sparsity: float, pattern: bp.Block = BLOCK
+) -> dict[str, torch.Tensor]:
+    """Whole blocks, gone uniformly at random, in each matrix and convolution that is not to stay dense."""
+    masks = {}
     for name, parameter in net.named_parameters():
         if parameter.dim() < 2 or name.startswith(dense):
             continue
@@ -65,7 +70,7 @@ def measure(case: Case, batch: int, sparsity: float, budget: float) -> EndToEnd:
     torch.manual_seed(0)
     net, x = case.make().eval(), torch.randn(batch, *case.shape)
     if x.dim() == 4:
-        net, x = net.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+        net, x = channels_last(net), x.contiguous(memory_format=torch.channels_last)
     masks = random_masks(net, case.dense, sparsity)
     with torch.no_grad():
         for name, mask in masks.items():

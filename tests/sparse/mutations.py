@@ -25,6 +25,8 @@ from safetensors.torch import save as write
 from torch import Tensor, nn
 
 from bayesprune.sparse import BSR, CSR, FileError, export, load, save
+from bayesprune.sparse.coding import Streams, is_compressed, pack, unpack
+from bayesprune.sparse.compressed import most_unpacked
 
 JSON = dict | list | str | int | float | bool | None
 
@@ -46,6 +48,7 @@ class Own(nn.Module):
 def model(name: str) -> tuple[nn.Module, Tensor, dict]:
     """The net, its input and the formats of its weights."""
     image, tokens = torch.randn(2, 4, 6, 6), torch.randn(2, 5, 32)
+    name = name.removeprefix("compressed ")
     if name == "convolution":
         layers = (
             nn.Conv2d(4, 16, 3, padding=1),
@@ -66,7 +69,10 @@ def model(name: str) -> tuple[nn.Module, Tensor, dict]:
     return Own(), torch.randint(40, (2, 5)), {"gru.*": BSR(4, 4)}
 
 
-MODELS = "convolution", "eight bits", "attention", "own class"
+MODELS = (
+    *("convolution", "eight bits", "attention", "own class"),
+    *("compressed convolution", "compressed eight bits", "compressed own class"),
+)
 
 
 def valid_file(name: str, path: Path) -> tuple[Tensor, Tensor, nn.Module | None]:
@@ -77,9 +83,12 @@ def valid_file(name: str, path: Path) -> tuple[Tensor, Tensor, nn.Module | None]
     if isinstance(net, Own):
         masks["head.weight"] = masks["embed.weight"]
     sparse = export(net, {}, masks, example=x, formats=formats)
-    save(sparse, path)
+    skeleton = Own() if isinstance(net, Own) else None
+    save(sparse, path, compress=name.startswith("compressed"))
+    if name.startswith("compressed"):  # which rounds
+        sparse = load(path, skeleton)
     with torch.no_grad():
-        return x, sparse(x), Own() if isinstance(net, Own) else None
+        return x, sparse(x), skeleton
 
 
 def raw(data: bytes, choose: random.Random) -> bytes:
@@ -220,8 +229,32 @@ def doubled_key(text: str, choose: random.Random) -> str:
     return f"{text[: at + 1]}{key}: {json.dumps(choose.choice(ODD))}, {text[at + 1 :]}"
 
 
+def coded_mutation(data: bytes, choose: random.Random) -> tuple[bytes, bool]:
+    """A changed compressed file, and whether its checksum holds."""
+    streams = unpack(data)
+    text, exact, numbers = streams.text, streams.exact, streams.numbers
+    what = choose.choice(("raw", "manifest", "manifest", "text", "twice", "numbers", "numbers", "exact", "both"))
+    if what == "raw":
+        return raw(data, choose), False
+    if what in ("manifest", "both"):
+        text = json.dumps(edited(json.loads(text), choose))
+    if what == "text":
+        changed = bytearray(text.encode())
+        changed[choose.randrange(len(changed))] = choose.choice(b'{}[]",:0123456789-eEaz. ')
+        text = changed.decode()
+    if what == "twice":
+        text = doubled_key(text, choose)
+    if what in ("numbers", "both"):
+        numbers = raw(numbers, choose)
+    if what == "exact":
+        exact = raw(exact or b"0", choose)
+    return pack(Streams(text, exact, numbers)), True
+
+
 def mutation(data: bytes, choose: random.Random) -> tuple[bytes, bool]:
     """A changed file, and whether its checksums hold."""
+    if is_compressed(data):
+        return coded_mutation(data, choose)
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
     manifest, tensors = json.loads(header["__metadata__"]["bayesprune"]), read(data)
@@ -284,7 +317,8 @@ def main() -> None:
             path.write_bytes(new)
             result, most = allocated(lambda: load(path, skeleton))
             largest = max(largest, most)
-            allowed = 4 * max(len(new), len(data)) + 2**24
+            largest_file = max(len(new), len(data))
+            allowed = most_unpacked(largest_file) if is_compressed(data) else 4 * largest_file + 2**24
             if most > allowed or "allocate memory" in str(result) or isinstance(result, MemoryError):
                 wrong.append(f"{n}: took {most} bytes for a file of {len(new)}: {str(result)[:200]}")
             if isinstance(result, nn.Module):

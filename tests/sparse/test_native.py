@@ -178,15 +178,22 @@ from bayesprune.sparse import BSR, CSR
 from bayesprune.sparse.linear import SparseLinear
 from bayesprune.sparse.native.host import host_isa
 torch.manual_seed(0)
-for form, out, into in ((BSR(16, 4), 50, 40), (BSR(16, 16), 64, 64), (BSR(4, 1), 30, 40), (CSR(), 30, 41)):
-    packed = form.pack(torch.randn(out, into), torch.rand(out, into) < 0.3)
-    made = SparseLinear(packed, torch.randn(out), "native", "gelu")
-    for tokens in (1, 20):
-        x = torch.randn(tokens, into)
-        found = made(x).detach()
-        made.kernel = "reference"
-        torch.testing.assert_close(found, made(x).detach(), rtol=1e-5, atol=1e-5)
-        made.kernel = "native"
+forms = ((BSR(16, 4), 50, 40), (BSR(16, 16), 64, 64), (BSR(4, 1), 30, 40), (CSR(), 30, 41), (BSR(8, 2, 8), 30, 40))
+dtypes = ((torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3))
+for dtype, near in dtypes:
+    for form, out, into in forms if dtype == torch.float32 else forms[1:4:2]:
+        packed = form.pack(torch.randn(out, into).to(dtype), torch.rand(out, into) < 0.3)
+        made = SparseLinear(packed, torch.randn(out).to(dtype), "native", "gelu")
+        for tokens in (1, 20):
+            x = torch.randn(tokens, into).to(dtype)
+            found = made(x).detach()
+            dense = torch.nn.functional.linear(x.double(), packed.dense().double(), made.bias.double())
+            wanted = torch.nn.functional.gelu(dense)
+            torch.testing.assert_close(found.double(), wanted.detach(), rtol=near, atol=near * 5)
+any_bits = torch.randint(-(2**15), 2**15, (5000, 2), dtype=torch.int16).view(torch.bfloat16)  # NaN and infinity too
+summed = SparseLinear(CSR().pack(torch.ones(1, 2).bfloat16(), torch.ones(1, 2, dtype=torch.bool)), None, "native")
+rounded = any_bits.float().sum(1, keepdim=True).bfloat16()
+torch.testing.assert_close(summed(any_bits).detach(), rounded, rtol=0, atol=0, equal_nan=True)
 print(host_isa().name, "pyro" in sys.modules)
 """
 
@@ -198,7 +205,7 @@ def test_the_avx2_path_gives_the_same():
 
 def test_code_is_kept_on_disk_and_made_anew_where_it_is_damaged(tmp_path):
     env = {"BAYESPRUNE_CACHE": str(tmp_path)}
-    code = NARROW.replace("(BSR(16, 16), 64, 64), (BSR(4, 1), 30, 40), (CSR(), 30, 41)", "")  # one format is enough
+    code = NARROW.replace("in forms", "in forms[:1]").replace("in dtypes", "in dtypes[:1]")  # one is enough
     run(code, **env)
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "kernels").iterdir()}
     assert files

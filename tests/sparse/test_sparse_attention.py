@@ -236,3 +236,95 @@ def test_attention_that_is_not_called_stays(random_masks):
     net = Idle()
     made = plan(net, random_masks(net, names=["idle.in_proj_weight"]), example=torch.randn(3, 24))
     assert made["idle.in_proj_weight"].reason == "masked dense: MultiheadAttention was not called on the example"
+
+
+def only_heads(module, kept):
+    """A copy of torch's attention in which all heads but ``kept`` give zero."""
+    alone = copy.deepcopy(module)
+    there = torch.zeros(module.num_heads, module.head_dim)
+    there[kept] = 1
+    with torch.no_grad():
+        alone.out_proj.weight.mul_(there.flatten())
+    return alone
+
+
+@pytest.mark.parametrize("kind", ["self", "memory", "three", "unbatched self", "unbatched three"])
+@pytest.mark.parametrize("made", MADE)
+@pytest.mark.parametrize("split", [False, True])
+def test_with_fewer_heads_it_is_torchs_whose_others_give_zero(split, made, kind):
+    module = attention(**MADE[made])
+    kept = [2, 0] if module.num_heads == 3 else [1, 3, 0]
+    query, key, value = inputs(module, kind)
+    fewer = SparseAttention(copy.deepcopy(module), split).eval()
+    fewer.keep_heads(kept)
+    batched = query.dim() == 3
+    batch = 1 if not batched else query.shape[0 if module.batch_first else 1]
+    flat, each = torch.rand(LENGTHS) < 0.3, torch.rand(batch, module.num_heads, *LENGTHS) < 0.3
+    flat[:, 0] = each[..., 0] = False
+    padding = torch.zeros(batch, LENGTHS[1], dtype=torch.bool)
+    padding[0, -2:] = True
+    both = {"attn_mask": flat, "key_padding_mask": padding if batched else padding[0]}
+    lengths = tuple(x.shape[1 if batched and module.batch_first else 0] for x in (query, key))
+    expected = only_heads(module, kept).train()
+    for masks in ({}, both) if lengths == LENGTHS else ({},):
+        torch.testing.assert_close(
+            fewer(query, key, value, **masks)[0], expected(query, key, value, **masks)[0], **TINY
+        )
+        given, weights = fewer(query, key, value, **masks, average_attn_weights=False)
+        wanted, all_weights = expected(query, key, value, **masks, average_attn_weights=False)
+        torch.testing.assert_close(weights, all_weights[..., kept, :, :], **TINY)
+        torch.testing.assert_close(given, wanted, **TINY)
+        plain = fewer(query, key, value, **masks, need_weights=False)[0]
+        torch.testing.assert_close(plain, wanted, **TINY)
+    if lengths == LENGTHS:
+        own = each[:, kept].reshape(-1, *LENGTHS)
+        wanted = expected(query, key, value, attn_mask=each.reshape(-1, *LENGTHS))[0]
+        torch.testing.assert_close(fewer(query, key, value, attn_mask=own)[0], wanted, **TINY)
+        with pytest.raises(ValueError, match=rf"a mask for each of {module.num_heads} heads, of which {len(kept)} are"):
+            fewer(query, key, value, attn_mask=each.reshape(-1, *LENGTHS))
+
+
+@pytest.mark.parametrize("kept", [[], [0, 0], [4], [-1]])
+def test_heads_that_are_not_there(kept):
+    with pytest.raises(ValueError, match="some of the heads 0 to 3, each once"):
+        SparseAttention(attention()).keep_heads(kept)
+
+
+def test_heads_go_again_and_are_counted_from_what_is_left():
+    module, x = attention(), torch.randn(5, 3, 12, dtype=torch.float64)
+    fewer = SparseAttention(copy.deepcopy(module))
+    fewer.keep_heads([0, 2, 3])
+    fewer.keep_heads([2])
+    torch.testing.assert_close(fewer(x, x, x)[0], only_heads(module, [3])(x, x, x)[0], **TINY)
+    assert "heads=1 of 4" in repr(fewer)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_what_is_left_of_it_is_packed_and_copied_and_trained(split):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = SparseAttention(attention(batch_first=True).float(), split)
+            self.attention.keep_heads([0, 3])
+
+        def forward(self, x):
+            return self.attention(x, x, x, need_weights=False)[0]
+
+    own, x = Own().eval(), torch.randn(3, 5, 12)
+    masks = {n: torch.rand_like(p) < 0.3 for n, p in own.named_parameters() if p.dim() == 2}
+    packed = forced(own, masks, x, CSR())
+    assert sum(isinstance(m, SparseLinear) for m in packed.modules()) == len(masks)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            own.get_parameter(name).mul_(mask)
+    torch.testing.assert_close(packed(x), own(x), **TINY)
+    with pytest.raises(ValueError, match="remove heads before export packs them"):
+        packed.attention.keep_heads([0])
+    again = copy.deepcopy(own)
+    again.load_state_dict(own.state_dict())
+    assert torch.equal(again(x), own(x)) and repr(again) == repr(own)
+    torch.testing.assert_close(own.double()(x.double()).float(), again(x), **TINY)
+    exported = torch.export.export(again, (x,))
+    torch.testing.assert_close(exported.module()(x), again(x), **TINY)
+    again.train()(x).sum().backward()
+    assert all(p.grad is not None for p in again.parameters())

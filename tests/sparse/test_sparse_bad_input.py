@@ -33,9 +33,10 @@ def test_a_side_of_a_block_is_a_positive_integer(size):
 
 
 @pytest.mark.parametrize("make", [lambda bits: BSR(4, 4, bits=bits), lambda bits: CSR(bits=bits)], ids=["BSR", "CSR"])
-@pytest.mark.parametrize("bits", [0, 4, 16])
-def test_bits_are_eight_or_none(make, bits):
-    with pytest.raises(ValueError, match=rf"bits is 8 \(integers with a scale per output\) or None .*, got {bits!r}"):
+@pytest.mark.parametrize("bits", [0, 5, 16, True])
+def test_bits_are_eight_or_four_or_none(make, bits):
+    says = rf"bits is 8 or 4 \(integers with a scale per output\) or None .*, got {bits!r}"
+    with pytest.raises(ValueError, match=says):
         make(bits)
 
 

@@ -182,7 +182,7 @@ def test_the_command_prints_a_table_or_json(tmp_path):
         (("--block", "0x4"), "--block is written as"),
         (("--sparsity", "1"), r"in \[0, 1\); got 1.0"),
         (("--dtype", "int4"), "--dtype is one of float32, bfloat16, float16; got 'int4'"),
-        (("--bits", "4"), "bits is 8"),
+        (("--bits", "5"), "bits is 8 or 4"),
         (("nowhere.safetensors", "--example", "2x3"), "nowhere.safetensors"),
         (("nowhere.safetensors",), "bayesprune export writes one"),
     ],
@@ -234,3 +234,9 @@ def test_a_layer_with_its_activation_is_clocked_alone_inside_the_twin(monkeypatc
     monkeypatch.setattr("bayesprune.sparse.end_to_end.spent", in_twin)
     found = compare(sparse, dense_twin(sparse), torch.randn(4, 64), runtime=False, rivals=False, budget=0.01)
     assert found.layers["0"].inside == pytest.approx(found.seconds["dense"] * 2.0 / 4.0)
+
+
+@pytest.mark.parametrize(("device", "told"), [("cuda:77", "expected a CUDA GPU"), ("gpu", "our kernels run on cpu")])
+def test_a_device_that_is_not_there_is_refused(device: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        bench(Setting(64, 64, 4, 0.5, BSR(16, 16), device=device))

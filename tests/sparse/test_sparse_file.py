@@ -289,6 +289,11 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         save(nn.Linear(2, 2), tmp_path / "nowhere" / "m.safetensors")
 
 
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder: name a file in it"):
+        save(nn.Linear(2, 2), tmp_path)
+
+
 def test_what_cannot_be_saved_says_so(tmp_path):
     class Extra(nn.Module):
         def get_extra_state(self):
@@ -337,3 +342,13 @@ def test_altered_modules_are_not_rebuilt_as_if_they_were_not():
         with pytest.raises(CannotRebuildError):
             describe(net)
     assert json.dumps(describe(mlp()))
+
+
+def test_convolutions_of_one_channel_or_position_lie_in_memory_as_before(tmp_path):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 3, 1), nn.Conv2d(3, 2, 3))
+    for layout in (torch.channels_last, torch.contiguous_format):
+        net = net.to(memory_format=layout)
+        save(net, tmp_path / "m.safetensors")
+        loaded = load(tmp_path / "m.safetensors")
+        for mine, its in zip(net.parameters(), loaded.parameters(), strict=True):
+            assert torch.equal(mine, its) and mine.stride() == its.stride()

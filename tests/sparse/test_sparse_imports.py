@@ -3,11 +3,14 @@
 import subprocess
 import sys
 
-UNWANTED = "pyro", "matplotlib", "arviz", "sklearn", "numba", "pandas"
+import pytest
+
+UNWANTED = "pyro", "matplotlib", "arviz", "sklearn", "numba", "pandas", "triton"
 
 
-def test_import_is_lean():
-    code = f"import sys, bayesprune.sparse; print([m for m in {UNWANTED!r} if m in sys.modules])"
+@pytest.mark.parametrize("module", ["bayesprune.sparse", "bayesprune.sparse.compact"])
+def test_import_is_lean(module):
+    code = f"import sys, {module}; print([m for m in {UNWANTED!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 

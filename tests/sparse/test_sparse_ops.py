@@ -102,8 +102,9 @@ def test_opcheck(form, kernel):
         args = (x, sparse.values, sparse.crow, sparse.col, bias, None, 12, 20, kernel, "")
         torch.library.opcheck(getattr(ops, name).default, args)
     grad, x, values = torch.randn(3, 12), x.detach(), sparse.values.detach()
-    torch.library.opcheck(getattr(ops, f"{name}_grad_x").default, (grad, values, sparse.crow, sparse.col, None, 20))
-    torch.library.opcheck(getattr(ops, f"{name}_grad_values").default, (grad, x, values, sparse.crow, sparse.col))
+    index = values, sparse.crow, sparse.col
+    torch.library.opcheck(getattr(ops, f"{name}_grad_x").default, (grad, *index, None, 20, kernel))
+    torch.library.opcheck(getattr(ops, f"{name}_grad_values").default, (grad, x, *index, kernel))
 
 
 # Compiled in a process of its own: the checks of types and shapes that tests switch on are no part of a user's process.

@@ -121,7 +121,7 @@ def test_altered_manifest(model):
 
 @pytest.mark.parametrize(
     ("version", "told"),
-    [(3, r"newer bayesprune \(file version 3, this reads 2\): upgrade"), (1, r"version 1\): export and save again")],
+    [(4, r"newer bayesprune \(file version 4, this reads 3\): upgrade"), (2, r"version 2\): export and save again")],
 )
 def test_another_version_says_what_to_do(model, version, told):
     path, _, _ = model
@@ -178,7 +178,7 @@ def set_at(tree, *keys_and_value):
 
 
 MANIFESTS = [
-    (("sparse", "2", "format", ["CSC"]), "packed as 'CSC'; this version knows Dense, CSR, BSR: upgrade"),
+    (("sparse", "2", "format", ["CSC"]), "packed as 'CSC'; this version knows Dense, CSR, BSR, Semi"),
     (("sparse", "2", "format", []), "packed as None"),
     (("sparse", "4", "format", ["BSR", 0, 1]), "integer ≥ 1"),
     (("sparse", "4", "format", ["BSR", 4]), "malformed"),

@@ -202,7 +202,7 @@ def test_a_file_brings_them_back_in_another_process_that_compiles_and_exports_th
 
 @pytest.mark.parametrize("opened", [{"0": 1}, {"0": "yes"}, ["0"], None])
 def test_a_manifest_whose_opened_modules_are_no_paths(opened):
-    text = json.dumps(json.loads(Manifest(None, "", {}, {}, {}, {}, []).write()["bayesprune"]) | {"opened": opened})
+    text = json.dumps(json.loads(Manifest(None, "", {}, {}, {}, {}, {}, []).write()["bayesprune"]) | {"opened": opened})
     with pytest.raises(FileError, match="the manifest is malformed"):
         Manifest.read({"bayesprune": text, "bayesprune.sha256": hashlib.sha256(text.encode()).hexdigest()})
 

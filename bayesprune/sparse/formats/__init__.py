@@ -7,7 +7,8 @@ from bayesprune.sparse.formats.base import Format, SparseWeight
 from bayesprune.sparse.formats.bsr import BSR
 from bayesprune.sparse.formats.csr import CSR
 from bayesprune.sparse.formats.dense import Dense
+from bayesprune.sparse.formats.semi_structured import SemiStructured
 
-__all__ = ["BSR", "CSR", "FORMATS", "Dense", "Format", "SparseWeight"]
+__all__ = ["BSR", "CSR", "FORMATS", "Dense", "Format", "SemiStructured", "SparseWeight"]
 
-FORMATS: Mapping[str, type[Format]] = MappingProxyType({f.__name__: f for f in (Dense, CSR, BSR)})
+FORMATS: Mapping[str, type[Format]] = MappingProxyType({f.__name__: f for f in (Dense, CSR, BSR, SemiStructured)})

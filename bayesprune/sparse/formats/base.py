@@ -19,11 +19,15 @@ class Format(ABC):
 
     indexed: ClassVar[bool] = True  # whether indices say where its values belong, as the kernels expect
 
-    def pack(self, weight: Tensor, mask: Tensor) -> "SparseWeight":
+    def pack(self, weight: Tensor, mask: Tensor, variance: Tensor | None = None) -> "SparseWeight":
         """Pack ``weight * mask``, both ``(out, in)``. What the mask keeps is stored, were it zero.
 
+        ``variance``, of the same shape, is how uncertain each weight is: where it is large, a rounding error counts
+        for little. Formats that do not round take no notice of it.
+
         Raises:
-            ValueError: they are no floating-point matrix and bool mask of one shape, on one device that holds values.
+            ValueError: they are no floating-point matrix and bool mask of one shape, on one device that holds values,
+                or the format cannot hold the mask; a variance of another shape or device, below 0 or NaN.
         """
         if weight.dim() != 2 or not weight.is_floating_point():
             raise ValueError(
@@ -38,10 +42,27 @@ class Format(ABC):
             raise ValueError(
                 f"weight and mask must be on one device and hold values, got {weight.device} and {mask.device}"
             )
-        return self._pack(weight, mask)
+        why = self.refusal(mask)
+        if why is not None:
+            raise ValueError(why)
+        if variance is not None:
+            if variance.shape != weight.shape or variance.device != weight.device or not variance.is_floating_point():
+                raise ValueError(
+                    f"the variance must be floating-point in the weight's shape {tuple(weight.shape)} and on "
+                    f"{weight.device}, got {variance.dtype} of shape {tuple(variance.shape)} on {variance.device}"
+                )
+            if not bool((variance >= 0).all()):
+                raise ValueError("a variance is at least 0, this one holds a negative number or NaN")
+        return self._pack(weight, mask, variance)
+
+    def refusal(self, mask: Bool[Tensor, "out in"]) -> str | None:
+        """Why this mask cannot be packed so, in words; None where it can."""
+        return None
 
     @abstractmethod
-    def _pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> "SparseWeight":
+    def _pack(
+        self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"], variance: Float[Tensor, "out in"] | None
+    ) -> "SparseWeight":
         """:meth:`pack`, once its operands are checked."""
 
     @abstractmethod
@@ -80,8 +101,9 @@ class Format(ABC):
 class SparseWeight:
     """A masked weight ``(out, in)`` in plain buffers: ``values``, and the int32 indices ``crow`` and ``col``.
 
-    ``values`` is ``(nnz,)`` for CSR, ``(nnz, w, h)`` for BSR, which keeps each block input by input, and ``(out, in)``
-    for dense, which has no indices. Where values are integers, ``scale`` holds what 1 stands for, output by output.
+    ``values`` is ``(nnz,)`` for CSR, ``(nnz, w, h)`` for BSR, which keeps each block input by input, ``(out, in / 2)``
+    for semi-structured, and ``(out, in)`` for dense, which has no indices. Where values are integers, ``scale`` holds
+    what 1 stands for, output by output.
 
     >>> from bayesprune.sparse import CSR
     >>> CSR().pack(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[True, False], [True, True]])).col
@@ -121,7 +143,7 @@ def slices(rows: int, width: int) -> Iterator[slice]:
     return (slice(row, min(row + step, rows)) for row in range(0, rows, step))
 
 
-def compressed(there: Bool[Tensor, "rows cols"]) -> tuple[Int32[Tensor, " rows+1"], Int32[Tensor, " nnz"]]:
+def crow_and_col(there: Bool[Tensor, "rows cols"]) -> tuple[Int32[Tensor, " rows+1"], Int32[Tensor, " nnz"]]:
     """``(crow, col)`` of the places that are there."""
     ends = torch.zeros(there.shape[0] + 1, dtype=torch.int64, device=there.device)
     for part in slices(*there.shape):
@@ -136,7 +158,7 @@ def compressed(there: Bool[Tensor, "rows cols"]) -> tuple[Int32[Tensor, " rows+1
     return crow, col
 
 
-def check_compressed(packed: SparseWeight, rows: int, cols: int) -> None:
+def check_crow_and_col(packed: SparseWeight, rows: int, cols: int) -> None:
     """Raise ``ValueError`` unless ``crow`` and ``col`` describe a grid of ``rows`` × ``cols``."""
     crow, col, nnz = packed.crow, packed.col, packed.values.shape[0]
     for what, index in (("crow", crow), ("col", col)):

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from bayesprune.sparse.formats.base import Format, SparseWeight, check_compressed, compressed, slices
-from bayesprune.sparse.formats.quantised import check_bits, check_scale, quantise, scaled
+from bayesprune.sparse.formats.base import Format, SparseWeight, check_crow_and_col, crow_and_col, slices
+from bayesprune.sparse.formats.quantised import check_bits, check_scale, precision, quantise, scaled
 from bayesprune.sparse.kernels.ops import bsr_linear
-from bayesprune.sparse.kernels.reference import dense_of
 from bayesprune.sparse.kernels.torch_sparse import torch_tensor
+from bayesprune.sparse.kernels.unpack import dense_of
 
 __all__ = ["BSR"]
 
@@ -24,7 +24,7 @@ class BSR(Format):
 
     Args:
         h, w: the block's outputs and inputs.
-        bits: 8 for integers with a scale per output; None for the weight's own dtype.
+        bits: 8 or 4 for integers with a scale per output, in memory a byte each; None for the weight's own dtype.
 
     Raises:
         ValueError: a side is not a positive integer.
@@ -64,17 +64,20 @@ class BSR(Format):
     def _outputs(self, rows: slice) -> slice:
         return slice(rows.start * self.h, rows.stop * self.h)
 
-    def _pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> SparseWeight:
+    def _pack(
+        self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"], variance: Float[Tensor, "out in"] | None
+    ) -> SparseWeight:
         out, into = weight.shape
         grid = self.touched(mask)
-        crow, col = compressed(grid)
+        crow, col = crow_and_col(grid)
         values = weight.new_empty(len(col), self.w, self.h, dtype=torch.int8 if self.bits else weight.dtype)
         scale = weight.new_empty(out, dtype=torch.float32) if self.bits else None
+        importance = precision(variance, mask) if self.bits else None
         for rows in slices(grid.shape[0], self.h * into):
             part = self._outputs(rows)
             kept = torch.where(mask[part], weight[part], 0)
-            if scale is not None:
-                kept, scale[part] = quantise(kept)
+            if self.bits and scale is not None:
+                kept, scale[part] = quantise(kept, self.bits, None if importance is None else importance[part])
             blocks = self._padded(kept).permute(0, 2, 3, 1)
             values[int(crow[rows.start]) : int(crow[rows.stop])] = blocks[grid[rows]]
         return SparseWeight(self, (out, into), values, crow, col, scale)
@@ -103,7 +106,7 @@ class BSR(Format):
         if packed.values.dim() != 3 or packed.values.shape[1:] != (self.w, self.h):
             raise ValueError(f"{self} needs values (blocks, {self.w}, {self.h}), got {tuple(packed.values.shape)}")
         check_scale(packed.values, packed.scale, self.bits, packed.shape[0])
-        check_compressed(packed, *self._grid(packed.shape))
+        check_crow_and_col(packed, *self._grid(packed.shape))
 
     def nbytes(self, mask: Bool[Tensor, "out in"], itemsize: int) -> int:
         blocks, index = int(self.touched(mask).count_nonzero()), torch.int32.itemsize

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from bayesprune.sparse.formats.base import Format, SparseWeight, check_compressed, compressed, slices
-from bayesprune.sparse.formats.quantised import check_bits, check_scale, quantise, scaled
+from bayesprune.sparse.formats.base import Format, SparseWeight, check_crow_and_col, crow_and_col, slices
+from bayesprune.sparse.formats.quantised import check_bits, check_scale, precision, quantise, scaled
 from bayesprune.sparse.kernels.ops import csr_linear
-from bayesprune.sparse.kernels.reference import dense_of
 from bayesprune.sparse.kernels.torch_sparse import torch_tensor
+from bayesprune.sparse.kernels.unpack import dense_of
 
 __all__ = ["CSR"]
 
@@ -20,7 +20,7 @@ class CSR(Format):
     """Each kept entry with its column, row by row: for masks without a pattern.
 
     Args:
-        bits: 8 for integers with a scale per output; None for the weight's own dtype.
+        bits: 8 or 4 for integers with a scale per output, in memory a byte each; None for the weight's own dtype.
 
     >>> packed = CSR().pack(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[False, True], [True, True]]))
     >>> packed.values, packed.crow.tolist(), packed.nbytes
@@ -34,15 +34,19 @@ class CSR(Format):
     def __post_init__(self) -> None:
         check_bits(self.bits)
 
-    def _pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> SparseWeight:
+    def _pack(
+        self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"], variance: Float[Tensor, "out in"] | None
+    ) -> SparseWeight:
         out, into = weight.shape
-        crow, col = compressed(mask)
+        crow, col = crow_and_col(mask)
         values = weight.new_empty(len(col), dtype=torch.int8 if self.bits else weight.dtype)
         scale = weight.new_empty(out, dtype=torch.float32) if self.bits else None
+        importance = precision(variance, mask) if self.bits else None
         for part in slices(out, into):
             kept = weight[part]
-            if scale is not None:
-                kept, scale[part] = quantise(torch.where(mask[part], kept, 0))
+            if self.bits and scale is not None:
+                rows = None if importance is None else importance[part]
+                kept, scale[part] = quantise(torch.where(mask[part], kept, 0), self.bits, rows)
             values[int(crow[part.start]) : int(crow[part.stop])] = kept[mask[part]]
         return SparseWeight(self, (out, into), values, crow, col, scale)
 
@@ -65,7 +69,7 @@ class CSR(Format):
         if packed.values.dim() != 1:
             raise ValueError(f"CSR needs a vector of values, got shape {tuple(packed.values.shape)}")
         check_scale(packed.values, packed.scale, self.bits, packed.shape[0])
-        check_compressed(packed, *packed.shape)
+        check_crow_and_col(packed, *packed.shape)
 
     def nbytes(self, mask: Bool[Tensor, "out in"], itemsize: int) -> int:
         index = torch.int32.itemsize

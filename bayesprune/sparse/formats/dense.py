@@ -23,7 +23,9 @@ class Dense(Format):
 
     indexed = False
 
-    def _pack(self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"]) -> SparseWeight:
+    def _pack(
+        self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"], variance: Float[Tensor, "out in"] | None
+    ) -> SparseWeight:
         none = torch.zeros(0, dtype=torch.int32, device=weight.device)
         return SparseWeight(self, (weight.shape[0], weight.shape[1]), torch.where(mask, weight, 0), none, none)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bayesprune.sparse.geometry import Geometry
+from bayesprune.sparse.kernels.unpack import dense_of, values_at
 
 __all__ = ["ACTIVATIONS", "Kernel", "Operands"]
 
@@ -36,10 +37,10 @@ class Operands(NamedTuple):
 
 
 class Kernel(ABC):
-    """One way to compute ``x @ weight.T + bias`` from the plain buffers of a packed weight. Stateless.
+    """One way to compute ``x @ weight.T + bias`` from the plain buffers of a packed weight. A pure function.
 
-    ``values`` is ``(nnz,)`` for CSR and ``(nnz, w, h)`` for BSR; ``crow`` and ``col`` are int32. A new kernel is a
-    file with one subclass, and one line in ``bayesprune.sparse.kernels``.
+    ``values`` is ``(nnz,)`` for CSR, ``(nnz, w, h)`` for BSR and ``(out, in / 2)`` for semi-structured; ``crow`` and
+    ``col`` are int32. A new kernel is a file with one subclass, and one line in ``bayesprune.sparse.kernels``.
     """
 
     name: ClassVar[str]
@@ -53,6 +54,10 @@ class Kernel(ABC):
     def takes(self, values: Tensor, shape: tuple[int, int], inputs: torch.dtype) -> bool:
         """Can it run these values on an x of the dtype ``inputs``?"""
         return self.supports(values, shape) and (self.fuses or values.dtype == inputs)
+
+    def why_not(self, values: Tensor) -> str:
+        """What it wants, in words, of values that it does not take; empty where the warning says enough."""
+        return ""
 
     def takes_conv(self, values: Tensor, inputs: torch.dtype, geometry: Geometry, shape: tuple[int, int]) -> bool:
         """Can it run these values as the matrix, of ``shape``, of a convolution? See :meth:`run_conv`."""
@@ -79,3 +84,12 @@ class Kernel(ABC):
             y = y * scale.to(x.dtype)
             y = y if bias is None else y + bias
         return ACTIVATIONS[activation](y)
+
+    def grad_x(self, grad: Tensor, weight: Operands) -> Tensor:
+        """The gradient of x, ``(tokens, in)``, from that of ``x @ weight.T``, ``(tokens, out)``; here the dense way."""
+        scaled = grad if weight.scale is None else grad * weight.scale.to(grad.dtype)
+        return scaled @ dense_of(weight.values.to(grad.dtype), weight.crow, weight.col, weight.shape)
+
+    def grad_values(self, grad: Tensor, x: Tensor, weight: Operands) -> Tensor:
+        """The gradient of the values: ``gradᵀ @ x`` at the stored places, 0 in padding; here the dense way."""
+        return values_at(grad.T @ x, weight.values, weight.crow, weight.col)

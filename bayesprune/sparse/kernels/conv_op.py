@@ -15,7 +15,7 @@ from bayesprune.sparse.kernels.ops import (
     refuse_second,
     without_autocast,
 )
-from bayesprune.sparse.kernels.reference import conv_weight, dense_of, values_at
+from bayesprune.sparse.kernels.unpack import conv_weight, dense_of, values_at
 
 __all__ = ["bsr_conv2d", "convolve"]
 
@@ -26,7 +26,7 @@ _CONV = (
 )
 _GRADS = (
     "bsr_conv2d_grads(Tensor grad, Tensor x, Tensor values, Tensor crow, Tensor col, Tensor? scale, "
-    f"int out_channels, int in_channels, {_GEOMETRY}) -> (Tensor, Tensor)"
+    f"int out_channels, int in_channels, {_GEOMETRY}, str kernel) -> (Tensor, Tensor)"
 )
 
 
@@ -96,10 +96,19 @@ def _fake_conv(x, values, crow, col, bias, scale, out_channels, in_channels, *re
     return y.movedim(-1, -3)
 
 
-def _grads(grad, x, values, crow, col, scale, out_channels, in_channels, *sizes):  # type: ignore[no-untyped-def]
+def _by_pixel(x: Tensor) -> Tensor:
+    return x.movedim(-3, -1).reshape(-1, x.shape[-3])
+
+
+def _grads(grad, x, values, crow, col, scale, out_channels, in_channels, *rest):  # type: ignore[no-untyped-def]
+    *sizes, kernel = rest
     geometry = _geometry(*sizes)
     shape = _matrix(out_channels, in_channels, geometry)
     with without_autocast(grad):
+        if geometry.pointwise:
+            packed, chosen = Operands(values, crow, col, None, scale, shape, ""), chosen_kernel(kernel, "")
+            into_x = chosen.grad_x(_by_pixel(grad), packed).view(*x.shape[:-3], *x.shape[-2:], in_channels)
+            return into_x.movedim(-1, -3).contiguous(), chosen.grad_values(_by_pixel(grad), _by_pixel(x), packed)
         weight = conv_weight(dense_of(values.to(grad.dtype), crow, col, shape), geometry)
         if scale is not None:
             weight = weight * scale.to(grad.dtype)[:, None, None, None]
@@ -127,7 +136,7 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
         grad = grad_before(activation, before, grad)
     into_x = into_values = None
     if wants_x or wants_values:
-        into_x, into_values = torch.ops.bayesprune.bsr_conv2d_grads(grad, x, values, crow, col, scale, *sizes)
+        into_x, into_values = torch.ops.bayesprune.bsr_conv2d_grads(grad, x, values, crow, col, scale, *sizes, kernel)
     into_bias = grad.movedim(-3, 0).flatten(1).sum(1) if bias is not None and wants_bias else None
     return into_x if wants_x else None, into_values if wants_values else None, None, None, into_bias, *[None] * 10
 

@@ -26,7 +26,7 @@ def unwatched(x: Tensor, values: Tensor | None) -> bool:
         and type(x) in _PLAIN
         and type(values) in _PLAIN
         and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._is_any_autocast_enabled()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None

@@ -62,7 +62,8 @@ def _call(
         chunks = -(-rows // chunk)
     values = values.contiguous()
     bias = None if bias is None else bias.contiguous()
-    scale = None if scale is None else scale.contiguous().float()
+    if scale is not None and (scale.dtype != torch.float32 or not scale.is_contiguous()):
+        scale = scale.float().contiguous()
     space = workspace
     arguments = space.fill(
         x.data_ptr(),
@@ -110,11 +111,12 @@ class Native(Kernel):
     name = "native"
     fuses = True
 
-    def takes(self, values: Tensor, shape: tuple[int, int], inputs: torch.dtype) -> bool:
-        return self.supports(values, shape) and inputs in _DTYPES
-
     def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
-        return values.is_cpu and values.dtype in _DTYPES and _available()
+        return values.is_cpu and values.dtype in _DTYPES and values.dim() != 2 and _available()
+
+    def takes(self, values: Tensor, shape: tuple[int, int], inputs: torch.dtype) -> bool:
+        halves = torch.float16 in (values.dtype, inputs)
+        return inputs in _DTYPES and super().takes(values, shape, inputs) and (not halves or _code().reads_float16())
 
     def run_fused(self, x: Tensor, weight: Operands) -> Tensor:
         (out, into), tokens = weight.shape, x.shape[0]

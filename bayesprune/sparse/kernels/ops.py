@@ -1,6 +1,6 @@
-"""The custom ops ``bayesprune::csr_linear`` and ``bayesprune::bsr_linear``: what autograd and the compiler see.
+"""The custom ops ``bayesprune::…_linear``, one for each packed format: what autograd and the compiler see.
 
-Both take plain buffers and the name of a kernel, so that a compiled or exported graph holds one opaque call. A kernel
+They take plain buffers and the name of a kernel, so that a compiled or exported graph holds one opaque call. A kernel
 that does not support the values it meets (a dtype that ``.to`` brought in) gives way to the reference.
 """
 
@@ -14,7 +14,6 @@ from torch.library import Library
 
 from bayesprune.sparse.kernels import KERNELS, Kernel
 from bayesprune.sparse.kernels.base import ACTIVATIONS, Operands
-from bayesprune.sparse.kernels.reference import dense_of, grad_values
 
 __all__ = [
     "bsr_linear",
@@ -25,6 +24,7 @@ __all__ = [
     "multiply",
     "reference_for",
     "refuse_second",
+    "semi_structured_linear",
     "without_autocast",
 ]
 
@@ -32,8 +32,10 @@ _LINEAR = (
     "(Tensor x, Tensor values, Tensor crow, Tensor col, Tensor? bias, Tensor? scale, "
     "SymInt out_features, SymInt in_features, str kernel, str activation) -> Tensor"
 )
-_GRAD_X = "(Tensor grad, Tensor values, Tensor crow, Tensor col, Tensor? scale, SymInt in_features) -> Tensor"
-_GRAD_VALUES = "(Tensor grad, Tensor x, Tensor values, Tensor crow, Tensor col) -> Tensor"
+_GRAD_X = (
+    "(Tensor grad, Tensor values, Tensor crow, Tensor col, Tensor? scale, SymInt in_features, str kernel) -> Tensor"
+)
+_GRAD_VALUES = "(Tensor grad, Tensor x, Tensor values, Tensor crow, Tensor col, str kernel) -> Tensor"
 
 
 def check_operands(x: Tensor, weight: Operands) -> None:
@@ -65,9 +67,10 @@ def reference_for(kernel: Kernel, values: Tensor, inputs: torch.dtype) -> Kernel
     if kernel is reference:
         return reference
     blocks = "{2}×{1} blocks of ".format(*values.shape) if values.dim() == 3 else ""
+    why = kernel.why_not(values)
     warnings.warn(
-        f"the kernel {kernel.name!r} does not take {blocks}{values.dtype} on {values.device} here, with x in {inputs}: "
-        "the reference runs, and is slow",
+        f"the kernel {kernel.name!r} does not take {blocks}{values.dtype} on {values.device} here, with x in {inputs}"
+        f"{f' ({why})' if why else ''}: the reference runs, and is slow",
         stacklevel=2,
     )
     return reference
@@ -133,15 +136,23 @@ def _fake_linear(
     return x.new_empty((*x.shape[:-1], out_features))
 
 
-def _grad_x(grad: Tensor, values: Tensor, crow: Tensor, col: Tensor, scale: Tensor | None, in_features: int) -> Tensor:
-    with without_autocast(grad):
-        grad = grad if scale is None else grad * scale.to(grad.dtype)
-        return grad @ dense_of(values.to(grad.dtype), crow, col, (grad.shape[-1], in_features))
+def _by_token(x: Tensor) -> Tensor:
+    return x.reshape(x.shape[:-1].numel(), x.shape[-1])
 
 
-def _grad_values(grad: Tensor, x: Tensor, values: Tensor, crow: Tensor, col: Tensor) -> Tensor:
+def _grad_x(
+    grad: Tensor, values: Tensor, crow: Tensor, col: Tensor, scale: Tensor | None, in_features: int, kernel: str
+) -> Tensor:
+    weight = Operands(values, crow, col, None, scale, (grad.shape[-1], in_features), "")
     with without_autocast(grad):
-        return grad_values(grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]), values, crow, col)
+        into = chosen_kernel(kernel, "").grad_x(_by_token(grad), weight)
+        return into.reshape(*grad.shape[:-1], in_features)
+
+
+def _grad_values(grad: Tensor, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, kernel: str) -> Tensor:
+    weight = Operands(values, crow, col, None, None, (grad.shape[-1], x.shape[-1]), "")
+    with without_autocast(grad):
+        return chosen_kernel(kernel, "").grad_values(_by_token(grad), _by_token(x), weight)
 
 
 def _remember(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
@@ -181,8 +192,11 @@ def _define(name: str) -> None:
                 x, values.detach(), crow, col, bias, scale, out_features, in_features, kernel, ""
             )
             grad = grad_before(activation, before, grad)
-        into_x = getattr(ops, f"{name}_grad_x")(grad, values, crow, col, scale, in_features) if wants_x else None
-        into_values = getattr(ops, f"{name}_grad_values")(grad, x, values, crow, col) if wants_values else None
+        into_x = into_values = None
+        if wants_x:
+            into_x = getattr(ops, f"{name}_grad_x")(grad, values, crow, col, scale, in_features, kernel)
+        if wants_values:
+            into_values = getattr(ops, f"{name}_grad_values")(grad, x, values, crow, col, kernel)
         into_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if bias is not None and wants_bias else None
         return into_x, into_values, None, None, into_bias, *[None] * 5
 
@@ -196,11 +210,11 @@ def _define(name: str) -> None:
     torch.library.register_fake(own, _fake_linear, lib=_library)
     torch.library.register_fake(
         f"{own}_grad_x",
-        lambda grad, values, crow, col, scale, n: grad.new_empty((*grad.shape[:-1], n)),
+        lambda grad, values, crow, col, scale, n, kernel: grad.new_empty((*grad.shape[:-1], n)),
         lib=_library,
     )
     torch.library.register_fake(
-        f"{own}_grad_values", lambda grad, x, values, crow, col: values.new_empty(values.shape), lib=_library
+        f"{own}_grad_values", lambda grad, x, values, *rest: values.new_empty(values.shape), lib=_library
     )
     torch.library.register_autograd(own, backward, setup_context=_remember, lib=_library)
     for gradient in ("grad_x", "grad_values"):
@@ -209,5 +223,7 @@ def _define(name: str) -> None:
 
 _define("csr_linear")
 _define("bsr_linear")
+_define("semi_structured_linear")
 csr_linear = torch.ops.bayesprune.csr_linear.default
 bsr_linear = torch.ops.bayesprune.bsr_linear.default
+semi_structured_linear = torch.ops.bayesprune.semi_structured_linear.default

@@ -1,4 +1,4 @@
-"""torch's own sparse product, ``weight @ x.T``: MKL on a CPU."""
+"""torch's own sparse product, ``weight @ x.T``: MKL on a CPU, cuSPARSE on a GPU."""
 
 import warnings
 from functools import cache
@@ -8,12 +8,15 @@ from torch import Tensor
 
 from bayesprune.sparse.kernels.base import Kernel
 
-__all__ = ["TorchSparse", "torch_tensor"]
+__all__ = ["TorchSparse", "end_beta_warning", "torch_tensor"]
+
+_ON_CPU = (torch.float32, torch.float64)
+_ON_GPU = (torch.float16, torch.bfloat16, *_ON_CPU)
 
 
 @cache
-def _beta_warning_over() -> None:
-    # torch warns once a process that its compressed layouts are in beta: take that one warning, and no other.
+def end_beta_warning() -> None:
+    """Take the one warning that torch gives a process, that its compressed layouts are in beta, and no other."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse .* tensor support is in beta state")
         index = torch.tensor([0, 0], dtype=torch.int32)
@@ -22,7 +25,7 @@ def _beta_warning_over() -> None:
 
 def torch_tensor(values: Tensor, crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Tensor:
     """torch's own sparse tensor: ``sparse_csr`` over the same memory, or ``sparse_bsr``, which has blocks by rows."""
-    _beta_warning_over()
+    end_beta_warning()
     if values.dim() == 1:
         return torch.sparse_csr_tensor(crow, col, values, size=shape, check_invariants=False)
     blocks = values.transpose(1, 2).contiguous()
@@ -30,15 +33,21 @@ def torch_tensor(values: Tensor, crow: Tensor, col: Tensor, shape: tuple[int, in
 
 
 class TorchSparse(Kernel):
-    """CSR and BSR through torch; of BSR only square blocks that divide the weight. float32 and float64 on a CPU."""
+    """CSR and BSR through torch. On a CPU float32 and float64, and of BSR only square blocks that divide the weight; on
+    a CUDA GPU CSR alone, in float16 and bfloat16 too: for BSR there see :mod:`bayesprune.sparse.kernels.torch_bsr`.
+    """
 
     name = "torch"
 
     def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
-        if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64) or not values.numel():
+        if not values.numel():
             return False
-        if values.dim() == 1:
-            return True
+        if values.is_cuda:
+            return values.dim() == 1 and values.dtype in _ON_GPU
+        if not values.is_cpu or values.dtype not in _ON_CPU:
+            return False
+        if values.dim() < 3:
+            return values.dim() == 1
         _, w, h = values.shape
         return h == w > 1 and not shape[0] % h and not shape[1] % w and torch.backends.mkl.is_available()
 

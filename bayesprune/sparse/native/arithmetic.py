@@ -2,9 +2,9 @@
 
 from llvmlite import ir
 
-from bayesprune.sparse.native.emit import BF16, F16, F32, I8, I16, I32, Emitter, Value, vector
+from bayesprune.sparse.native.emit import BF16, F16, F32, I8, I16, I32, I64, PTR, Emitter, Value, vector
 
-__all__ = ["ITEM", "activate", "itemsize", "narrow", "transpose", "widened"]
+__all__ = ["ITEM", "activate", "itemsize", "looked_up", "narrow", "transpose", "widened"]
 
 ITEM = {"f32": F32, "bf16": I16, "f16": F16, "i8": I8}  # bfloat16 is moved as its bits
 
@@ -29,14 +29,38 @@ def widened(e: Emitter, pointer: Value, dtype: str, lanes: int) -> Value:
     return e.b.bitcast(e.b.shl(bits, shift), to)
 
 
-def narrow(e: Emitter, value: Value, dtype: str) -> Value:
-    """float32 to the dtype, rounded to nearest even, as it is stored."""
+def looked_up(e: Emitter, pointer: Value) -> Value:
+    """Load an 8-bit integer as float32 by way of a table: a conversion would take an arithmetic unit from the sums."""
+    number = e.load(pointer, I8, 1)
+    kind = ir.ArrayType(F32, 256)
+    table = e.module.globals.get("numbers")
+    if table is None:
+        table = ir.GlobalVariable(e.module, kind, "numbers")
+        table.initializer = ir.Constant(kind, [float(n) for n in range(-128, 128)])
+        table.linkage, table.global_constant = "internal", True
+    start = e.b.inttoptr(e.b.ptrtoint(table, I64), PTR)
+    return e.load(e.at(start, e.add(e.b.sext(number, I64), 128), F32), F32, 4)
+
+
+def narrow(e: Emitter, value: Value, dtype: str, has_bf16: bool) -> Value:
+    """float32 to the dtype, rounded to nearest even, as it is stored.
+
+    Where the processor has no bfloat16 (``has_bf16``), LLVM would call a function of the compiler's library, and there
+    is none here: the bits are rounded as integers.
+    """
     if dtype == "f32":
         return value
     lanes = value.type.count if isinstance(value.type, ir.VectorType) else 1
     if dtype == "f16":
         return e.b.fptrunc(value, vector(F16, lanes))
-    return e.b.bitcast(e.b.fptrunc(value, vector(BF16, lanes)), vector(I16, lanes))
+    if has_bf16:
+        return e.b.bitcast(e.b.fptrunc(value, vector(BF16, lanes)), vector(I16, lanes))
+    bits = e.b.bitcast(value, vector(I32, lanes))
+    half, one, quiet, nearly = (_constant(bits.type, n) for n in (16, 1, 0x40, 0x7FFF))
+    high = e.b.lshr(bits, half)
+    rounded = e.b.lshr(e.b.add(bits, e.b.add(e.b.and_(high, one), nearly)), half)
+    is_nan = e.b.fcmp_unordered("uno", value, value)
+    return e.b.trunc(e.b.select(is_nan, e.b.or_(high, quiet), rounded), vector(I16, lanes))
 
 
 def _constant(kind: ir.Type, value: float) -> Value:

@@ -33,6 +33,12 @@ class Compiled(NamedTuple):
             share(self.function, self.address, arguments, threads)
 
 
+@cache
+def reads_float16() -> bool:
+    """Whether the processor converts float16: those without AVX2 may not, and LLVM would call what is not there."""
+    return host_isa().name != "generic"
+
+
 def vector_of(h: int, isa: Isa) -> int:
     """The most outputs of a block that make a whole vector: a power of two."""
     return min(h & -h, isa.lanes)

@@ -10,7 +10,7 @@ from bayesprune.sparse.native.arguments import ARGS
 from bayesprune.sparse.native.arithmetic import ITEM, itemsize, transpose
 from bayesprune.sparse.native.emit import F32, I32, I64, PTR, Emitter, Value, vector
 from bayesprune.sparse.native.packing import SIDE, pack
-from bayesprune.sparse.native.rows import OutputRow, TokenRow, finished, x_item
+from bayesprune.sparse.native.rows import Ending, OutputRow, TokenRow, x_item
 from bayesprune.sparse.native.spec import Spec
 
 __all__ = ["ENTRY", "linear_ir", "scratch_bytes"]
@@ -130,31 +130,36 @@ class Product:
             return e.at(e.at(y, e.b.mul(n, self.outputs), item), m, item)
 
         def square(m: Value, none: list[Value]) -> list[Value]:
+            ending = Ending.of(e, s, scale, bias, m, SIDE)
+
             def tokens(n: Value, none: list[Value]) -> list[Value]:
                 rows = [
                     e.load(e.at(turned, e.add(e.mul(e.add(m, i), s.tile), n), F32), vector(F32, SIDE), 4)
                     for i in range(SIDE)
                 ]
                 for i, column in enumerate(transpose(e, rows)):
-                    e.store(finished(e, s, column, scale, bias, m, SIDE), place(e.add(n, i), m), size)
+                    e.store(ending.finished(e, s, column), place(e.add(n, i), m), size)
                 return none
 
             whole = e.mul(e.b.sdiv(count, e.i64(SIDE)), SIDE)
             e.loop(0, whole, tokens, step=SIDE)
-            e.loop(whole, count, lambda n, none: one_by_one(n, m, e.add(m, SIDE)))
+            e.loop(m, e.add(m, SIDE), lambda m, none: one_by_one(m, whole))
             return none
 
-        def one_by_one(n: Value, start: Value, stop: Value) -> list[Value]:
-            def one(m: Value, none: list[Value]) -> list[Value]:
+        def one_by_one(m: Value, start: int | Value) -> list[Value]:
+            """The output m of the tokens from ``start`` on."""
+            ending = Ending.of(e, s, scale, bias, m, 1)
+
+            def one(n: Value, none: list[Value]) -> list[Value]:
                 value = e.load(e.at(turned, e.add(e.mul(m, s.tile), n), F32), F32, 4)
-                e.store(finished(e, s, value, scale, bias, m, 1), place(n, m), size)
+                e.store(ending.finished(e, s, value), place(n, m), size)
                 return none
 
-            return e.loop(start, stop, one)
+            return e.loop(start, count, one)
 
         squares = e.mul(e.b.sdiv(outputs, e.i64(SIDE)), SIDE)
         e.loop(0, squares, square, step=SIDE)
-        e.loop(0, count, lambda n, none: one_by_one(n, squares, outputs))
+        e.loop(squares, outputs, lambda m, none: one_by_one(m, 0))
 
     def _bounds(self, r: Value) -> tuple[Value, Value]:
         e = self.e

@@ -5,14 +5,15 @@
 """
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from llvmlite import ir
 
-from bayesprune.sparse.native.arithmetic import ITEM, activate, itemsize, narrow, widened
-from bayesprune.sparse.native.emit import BF16, F32, I16, I32, I64, PTR, Emitter, Value, vector
+from bayesprune.sparse.native.arithmetic import ITEM, activate, itemsize, looked_up, narrow, widened
+from bayesprune.sparse.native.emit import BF16, F32, I8, I16, I32, I64, PTR, Emitter, Value, vector
 from bayesprune.sparse.native.spec import Spec
 
-__all__ = ["OutputRow", "Row", "TokenRow", "finished", "x_item"]
+__all__ = ["Ending", "OutputRow", "Row", "TokenRow", "x_item"]
 
 _CHAINS = 10  # independent sums that hide the latency of a multiply-add
 _BODY = 256  # multiply-adds in an unrolled loop body
@@ -99,13 +100,26 @@ def x_item(s: Spec) -> ir.Type:
     return ITEM[s.inputs] if s.stride else F32
 
 
-def finished(e: Emitter, s: Spec, value: Value, scale: Value, bias: Value, output: int | Value, lanes: int) -> Value:
-    """Scale, bias and activation for ``lanes`` outputs from ``output`` on, as they are stored."""
-    if s.weights == "i8":
-        value = e.b.fmul(value, e.load(e.at(scale, output, F32), vector(F32, lanes), 4))
-    if s.bias:
-        value = e.b.fadd(value, widened(e, e.at(bias, output, ITEM[s.inputs]), s.inputs, lanes))
-    return narrow(e, activate(e, value, s.activation), s.inputs)
+class Ending(NamedTuple):
+    """What is done to the sums of some outputs, read once for all tokens: a scale where there is one, and a bias."""
+
+    scale: Value | None
+    bias: Value | None
+
+    @classmethod
+    def of(cls, e: Emitter, s: Spec, scale: Value, bias: Value, output: int | Value, lanes: int) -> "Ending":
+        """That of ``lanes`` outputs from ``output`` on."""
+        factor = e.load(e.at(scale, output, F32), vector(F32, lanes), 4) if s.weights == "i8" else None
+        shift = widened(e, e.at(bias, output, ITEM[s.inputs]), s.inputs, lanes) if s.bias else None
+        return cls(factor, shift)
+
+    def finished(self, e: Emitter, s: Spec, value: Value) -> Value:
+        """Scale, bias and activation, as they are stored."""
+        if self.scale is not None:
+            value = e.b.fmul(value, self.scale) if self.bias is None else e.fma(value, self.scale, self.bias)
+        elif self.bias is not None:
+            value = e.b.fadd(value, self.bias)
+        return narrow(e, activate(e, value, s.activation), s.inputs, s.isa.dot_bf16)
 
 
 class OutputRow(Row):
@@ -168,13 +182,15 @@ class OutputRow(Row):
     def _write(self, totals: list[Value], kept: Value | None) -> None:
         """To y, or first to ``kept`` where the row reaches over the weight's edge."""
         e, s, item = self.e, self.spec, ITEM[self.spec.inputs]
+        places = [(self.first + v) * s.lanes for v in range(self.vectors)]
+        endings = [Ending.of(e, s, self.scale, self.bias, m, s.lanes) for m in places] if kept is None else []
         for i, total in enumerate(totals):
             n, v = divmod(i, self.vectors)
-            m = (self.first + v) * s.lanes
+            m = places[v]
             if kept is not None:
                 e.store(total, e.at(kept, n * s.h + m, F32), 4)
                 continue
-            done = finished(e, s, total, self.scale, self.bias, m, s.lanes)
+            done = endings[v].finished(e, s, total)
             e.store(done, e.at(e.at(self.y, e.mul(self.ldy, n), item), m, item), itemsize(s.inputs))
 
     def _finish(self, kept: Value) -> None:
@@ -183,7 +199,7 @@ class OutputRow(Row):
         def one(i: Value, none: list[Value]) -> list[Value]:
             n, m = e.b.sdiv(i, self.valid), e.b.srem(i, self.valid)
             value = e.load(e.at(kept, e.add(e.mul(n, s.h), m), F32), F32, 4)
-            done = finished(e, s, value, self.scale, self.bias, m, 1)
+            done = Ending.of(e, s, self.scale, self.bias, m, 1).finished(e, s, value)
             e.store(done, e.at(self.y, e.add(e.b.mul(n, self.ldy), m), item), itemsize(s.inputs))
             return none
 
@@ -213,8 +229,17 @@ class TokenRow(Row):
         ]
         for m in range(self.outputs):
             where = e.at(weights, number * s.h + self.first + m, ITEM[s.weights])
-            spread = e.splat(widened(e, where, s.weights, 1), s.lanes)
+            spread = self._spread(where)
             for u, v in enumerate(vectors):
                 i = split * self.sums + m * self.vectors + u
                 new[i] = e.fma(spread, v, new[i])
         return new
+
+    def _spread(self, where: Value) -> Value:
+        """The weight there, over all lanes."""
+        e, s = self.e, self.spec
+        if s.weights != "i8":
+            return e.splat(widened(e, where, s.weights, 1), s.lanes)
+        if s.h >= s.lanes:  # each weight serves few vectors of tokens: their sums need the arithmetic units
+            return e.splat(looked_up(e, where), s.lanes)
+        return e.b.sitofp(e.splat(e.load(where, I8, 1), s.lanes), vector(F32, s.lanes))

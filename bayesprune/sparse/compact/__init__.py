@@ -1,0 +1,21 @@
+"""Compact: the net itself made smaller, where masks empty whole channels, hidden units or heads.
+
+The net is followed on ``torch.export``'s graph of ATen operators (non-strict, in eval mode, ``nn.MultiheadAttention``
+opened into its layers). Each entry of each tensor on the way is labelled with an *atom*: the channel of the result that
+it belongs to, with its value where that is a constant. Operators that move entries are run on the labels themselves, so
+that views, permutations and concatenations are followed exactly; operators that work entry by entry tie the atoms that
+meet; weights read atoms and make others; what counts on all channels (LayerNorm, GroupNorm, softmax over channels, the
+net's output) pins them. The largest set of atoms that can go is then a fixpoint: constant or not read, tied ones
+together, every tensor still a full box. The graph serves the analysis alone: what comes out is the user's own module
+with smaller tensors, checked against the masked net on the example.
+
+Limits: control flow that depends on data, and operators that are not known where something would go, are refused with
+the module named; sizes written into a forward are found when the result is run, and refused; weights that are shared,
+computed (parametrizations) or watched by hooks stay; so do the channels of recurrent layers, of attention without
+heads, of transposed convolutions in groups, and of constants that meet zero padding in grouped convolutions.
+"""
+
+from bayesprune.sparse.compact.compacting import Compacted, compact
+from bayesprune.sparse.compact.cut import Change
+
+__all__ = ["Change", "Compacted", "compact"]

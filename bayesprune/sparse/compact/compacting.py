@@ -1,0 +1,228 @@
+"""``compact``: the one function that callers use, and what it gives back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.sparse.checks import run_example
+from bayesprune.sparse.compact import attention, channels, moves, products  # noqa: F401  (their rules)
+from bayesprune.sparse.compact.atoms import distinct, varying
+from bayesprune.sparse.compact.check import difference
+from bayesprune.sparse.compact.cut import Change, Cut, cut
+from bayesprune.sparse.compact.facts import Facts, Parts, Rect, Uncut
+from bayesprune.sparse.compact.graph import blame, called, trace
+from bayesprune.sparse.compact.pointwise import pointwise
+from bayesprune.sparse.compact.prepare import Prepared, prepare
+from bayesprune.sparse.compact.solve import Solution, box, solve
+from bayesprune.sparse.compact.walk import Walk
+from bayesprune.sparse.masked import masked_copy
+from bayesprune.sparse.opened import parts_of
+
+__all__ = ["Compacted", "compact"]
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """A net made smaller.
+
+    Args:
+        net: the user's own classes in eval mode, with smaller tensors; attention of which heads went calls its layers.
+        masks: what is left of the masks, in the new shapes; those that would keep all are left out.
+        changes: by parameter or buffer, its old and new shape and what stayed.
+        reasons: by parameter, why slices that its mask empties stayed.
+    """
+
+    net: nn.Module
+    masks: Mapping[str, Tensor]
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def now(self, name: str) -> tuple[str, ...]:
+        """What the parameter ``name`` is called now: itself, or what it was taken apart into, one below the other."""
+        return parts_of(self.net, name)
+
+    def cut(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is left of tensors that are named and shaped as the net's were, such as posterior variances.
+
+        By the names of today: of attention that lost heads, ``in_proj_weight`` is ``in_proj.weight``. One of which the
+        smaller tensor's entries cannot be taken (of a grouped convolution that lost inputs) is left out.
+
+        Raises:
+            ValueError: another name or shape than the net had.
+        """
+        own = {**dict(self.net.named_parameters(remove_duplicate=False)), **dict(self.net.named_buffers())}
+        before = {name: tuple(x.shape) for name, x in own.items()}
+        before |= {name: change.old for name, change in self.changes.items() if change.old is not None}
+        found = {}
+        for name, x in tensors.items():
+            parts = self.now(name)
+            sides = [before.get(part, ()) for part in parts]
+            expected = (sum(side[0] for side in sides), *sides[0][1:]) if all(sides) else sides[0]
+            if parts[0] not in before or tuple(x.shape) != expected:
+                raise ValueError(f"{name!r} of shape {tuple(x.shape)} is not of the net as it was before compact")
+            rows = x.split([side[0] for side in sides]) if len(parts) > 1 else [x]
+            for part, mine in zip(parts, rows, strict=True):
+                left = self._left(part, mine)
+                if left is not None:
+                    found[part] = left
+        return found
+
+    def _left(self, name: str, x: Tensor) -> Tensor | None:
+        change = self.changes.get(name)
+        for axis, kept in enumerate(change.kept if change is not None else ()):
+            if kept is not None and max(kept, default=-1) < x.shape[axis]:
+                x = x.index_select(axis, torch.tensor(kept, dtype=torch.int64, device=x.device))
+        return x if change is None or tuple(x.shape) == change.new else None
+
+    def __str__(self) -> str:
+        rows = [("parameter", "was", "is")]
+        rows += [
+            (name, "none" if change.old is None else _sides(change.old), _sides(change.new))
+            for name, change in self.changes.items()
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, *(f"{name}: {why}" for name, why in self.reasons.items())])
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape)) or "1"
+
+
+def compact(
+    net: nn.Module,
+    means: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    *,
+    example: object,
+    skip: Sequence[str] = (),
+) -> Compacted:
+    """A copy of ``net`` without the channels, hidden units and heads that ``means * masks`` leave empty.
+
+    What goes: outputs whose weights are all masked, so that they are constants, which are worked into the next bias (or
+    into one channel that stands in for all where zeros of a padding come between); and what nothing reads with a
+    weight that is kept. What does not go although it is empty is named with the reason in ``reasons``: it is summed
+    with what stays, or LayerNorm takes statistics over it, or it is the net's output.
+
+    Args:
+        net: the dense net; it is copied and not touched.
+        means: values of parameters and buffers by their names; what is missing comes from ``net``.
+        masks: bool, True where a weight stays, in each weight's own shape.
+        example: an input batch, or a tuple or dict of arguments, to follow the graph with; other sizes work afterwards
+            as they did before.
+        skip: globs over module paths; they stay as they are.
+
+    Returns:
+        The net in eval mode, whose results are those of the masked dense net up to roundings.
+
+    Raises:
+        ValueError: masks, means or example that do not fit the net, or a net whose graph cannot be followed: the
+            module is named.
+
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    >>> masks = {"0.weight": torch.tensor([True, False, True])[:, None].expand(3, 4)}
+    >>> small = compact(net, {}, masks, example=torch.ones(1, 4))
+    >>> print(small)
+    parameter  was  is
+    0.weight   3×4  2×4
+    0.bias     3    2
+    2.weight   2×3  2×2
+    2.bias     2    2
+    >>> small.net
+    Sequential(
+      (0): Linear(in_features=4, out_features=2, bias=True)
+      (1): Tanh()
+      (2): Linear(in_features=2, out_features=2, bias=True)
+    )
+    """
+    masked = masked_copy(net, means, masks)
+    empty = next((name for name, x in (*masked.named_parameters(), *masked.named_buffers()) if x.is_meta), None)
+    if empty is not None:
+        raise ValueError(f"{empty!r} is on the meta device and holds no values; load the weights first")
+    run_example(masked, example)
+    prepared = prepare(masked, masks, example, [skip] if isinstance(skip, str) else skip)
+    graph = trace(prepared.net, example)
+    facts = Walk(prepared.net, graph, prepared.masks, prepared.closed, pointwise).facts
+    _refuse_unknown(prepared.net, facts)
+    limits: list[Uncut] = []
+    while True:
+        solution = solve(facts, *limits)
+        made = cut(masked, masks, prepared, facts, solution)
+        why = _wrong(masked, made, example)
+        if why is None:
+            break
+        written = _written_in(facts, solution)
+        if not written:
+            raise ValueError(f"compact cannot cut {why}; name the module in skip=, and it stays as it is")
+        limits += written
+    return Compacted(made.net, made.masks, made.changes, _reasons(prepared, facts, solution))
+
+
+def _refuse_unknown(net: nn.Module, facts: Facts) -> None:
+    """Refuse a net in which something that would go meets an operator that is not known."""
+    if not facts.unknown:
+        return
+    daring = solve(facts, daring=True)
+    for atoms, reason in facts.unknown:
+        if bool(daring.of(atoms).any()):
+            operator, _, path = reason.partition(" in ")
+            name = called(net, "" if path == "the net" else path)
+            raise ValueError(
+                f"compact does not know what {operator} in {name} does with channels that the masks empty; "
+                f"name that module in skip=, and what it works on stays"
+            )
+
+
+def _wrong(masked: nn.Module, made: Cut, example: object) -> str | None:
+    """What is in the way, where the cut's results are not those of the masked net."""
+    try:
+        apart = difference(masked, made.net, example)
+    except Exception as error:  # whatever a forward raises
+        return blame(made.net, example) or str(error)
+    dtype = next((x.dtype for x in made.net.parameters() if x.is_floating_point()), torch.float32)
+    if apart <= max(1e-5, 4 * torch.finfo(dtype).eps):
+        return None
+    return f"{called(masked, '')}: its results would differ by {apart:.1e} of the largest"
+
+
+def _written_in(facts: Facts, solution: Solution) -> list[Uncut]:
+    """What was cut along axes whose length may be written into a forward: of heads and groups, of equal parts."""
+    found = []
+    for limit in facts.limits:
+        if not isinstance(limit, Parts) and not (isinstance(limit, Rect) and limit.viewed):
+            continue
+        spots = varying(limit.labels)
+        stays = box(solution.of(distinct(limit.labels)))
+        axes = [limit.axis] if isinstance(limit, Parts) else spots if len(spots) > 1 else []
+        cut_along = next((axis for axis in axes if not bool(stays[axis].all())), None)
+        if cut_along is not None:
+            reason = f"a size is written into the forward of {limit.path or 'the net'}"
+            found.append(Uncut(limit.labels, cut_along, limit.path, reason))
+    return found
+
+
+def _reasons(prepared: Prepared, facts: Facts, solution: Solution) -> dict[str, str]:
+    """By parameter, why slices that its mask empties stay."""
+    found: dict[str, dict[str, int]] = {}
+    for name, why in facts.stays.items():
+        mask = prepared.masks.get(name)
+        if mask is not None and mask.dim() > 1:
+            for side in (0, 1):
+                count = int((~mask.transpose(0, side).flatten(1).any(1)).sum())
+                if count:
+                    found.setdefault(name, {})[f"of axis {side} stay: {why}"] = count
+    for axis in facts.axes:
+        mask = prepared.masks.get(axis.name)
+        if mask is None or mask.dim() < 2:
+            continue
+        others = [a for a in range(mask.dim()) if a != axis.axis]
+        empty = ~mask.any(others).cpu()
+        stays = empty[axis.index] & ~solution.of(axis.atoms)
+        place = {int(i): int(c) for i, c in zip(axis.index[stays], solution.classes[axis.atoms[stays]], strict=True)}
+        for one in place.values():
+            why = solution.why.get(one, "it is needed elsewhere")
+            told = f"of axis {axis.axis} stay: {why}"
+            found.setdefault(axis.name, {})[told] = found.get(axis.name, {}).get(told, 0) + 1
+    return {name: "; ".join(f"{n} empty slices {why}" for why, n in each.items()) for name, each in found.items()}

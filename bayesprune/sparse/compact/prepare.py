@@ -1,0 +1,119 @@
+"""What is analysed: the net with its attention opened into layers, and what is left alone."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from bayesprune.sparse.attention import SparseAttention
+from bayesprune.sparse.checks import shared_names
+from bayesprune.sparse.opened import hooked
+from bayesprune.sparse.wholes import Call, calls_on, open_at
+
+__all__ = ["Prepared", "prefix_of", "prepare"]
+
+_ASK: Mapping[type[nn.Module], tuple[str, int]] = MappingProxyType(
+    {nn.TransformerEncoder: ("is_causal", 3), nn.TransformerDecoder: ("tgt_is_causal", 6)}
+)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The net to analyse.
+
+    Args:
+        net: a copy with ``nn.MultiheadAttention`` opened.
+        masks: by the names there.
+        opened: the paths of what was opened, and whether each is split.
+        closed: the paths of what stays as it is, and why.
+    """
+
+    net: nn.Module
+    masks: Mapping[str, Tensor]
+    opened: Mapping[str, bool]
+    closed: Mapping[str, str]
+
+
+def prepare(net: nn.Module, masks: Mapping[str, Tensor], example: object, skip: Sequence[str]) -> Prepared:
+    """Open what can be; find what stays closed. ``net`` is left as it is.
+
+    Raises:
+        ValueError: a glob of ``skip`` names no module, or the net cannot run on the example.
+    """
+    paths = [path for path, _ in net.named_modules()]
+    if not isinstance(skip, Sequence) or not all(isinstance(glob, str) for glob in skip):
+        raise ValueError(f"skip must be globs over module paths, got {skip!r}")
+    for glob in skip:
+        if not any(fnmatchcase(path, glob) for path in paths):
+            raise ValueError(f"skip names {glob!r}, which no module of the net matches; there are {_some(paths)}")
+    attentions = [path for path, m in net.named_modules() if isinstance(m, nn.MultiheadAttention)]
+    calls = calls_on(net, example, [f"{prefix_of(path)}out_proj.weight" for path in attentions])
+    closed = {path: why for path, module in net.named_modules() if (why := _why_closed(path, module, skip))}
+    shared = {name for name, names in shared_names(net).items() if len(names) > 1}
+    opened: dict[str, bool] = {}
+    copied = copy.deepcopy(net)
+    for path in attentions:
+        why = _why_shut(net.get_submodule(path), path, shared, calls)
+        if why is not None:
+            closed.setdefault(path, why)
+        if path not in closed:
+            opened[path] = calls[path].split
+            copied = open_at(copied, path, calls[path].split)
+    for module in copied.modules():
+        if type(module) in _ASK:
+            module.register_forward_pre_hook(_not_causal, with_kwargs=True)
+    renamed: dict[str, Tensor] = {}
+    for name, mask in masks.items():
+        path = next((path for path in opened if name.startswith(prefix_of(path))), None)
+        if path is None:
+            renamed[name] = mask
+            continue
+        prefix, module = prefix_of(path), copied.get_submodule(path)
+        assert isinstance(module, SparseAttention)
+        parts = module.parts(name.removeprefix(prefix))
+        rows = [module.get_parameter(part).shape[0] for part in parts]
+        renamed |= {prefix + part: rows_of for part, rows_of in zip(parts, mask.split(rows), strict=True)}
+    return Prepared(copied, renamed, opened, closed)
+
+
+def _not_causal(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> tuple[tuple, dict[str, object]]:
+    """Spare the encoder a look at its mask, which no graph can hold: causal or not, the mask says all."""
+    name, place = _ASK[type(module)]
+    if len(args) <= place and kwargs.get(name) is None:
+        kwargs = {**kwargs, name: False}
+    return args, kwargs
+
+
+def _why_closed(path: str, module: nn.Module, skip: Sequence[str]) -> str | None:
+    if any(fnmatchcase(path, glob) for glob in skip):
+        return f"skip names {path}"
+    if hooked(module):
+        return f"{path or 'the net'} carries hooks, which may count on its sizes"
+    if parametrize.is_parametrized(module):
+        return f"{path or 'the net'} has parametrizations, which compute its weights"
+    return None
+
+
+def _why_shut(module: nn.Module, path: str, shared: set[str], calls: Mapping[str, Call]) -> str | None:
+    """Why an attention cannot be opened."""
+    if type(module) is not nn.MultiheadAttention:
+        return f"{path} is a subclass of nn.MultiheadAttention"
+    if path not in calls:
+        return f"{path} was not called on the example"
+    own = (prefix_of(path) + name for name, _ in module.named_parameters())
+    tied = next((name for name in own if name in shared), None)
+    return SparseAttention.refusal(module) if tied is None else f"{tied} is shared"
+
+
+def prefix_of(path: str) -> str:
+    """What the names of a module's parameters begin with."""
+    return f"{path}." if path else ""
+
+
+def _some(paths: Sequence[str]) -> str:
+    named = [repr(path) for path in paths if path]
+    return ", ".join(named[:8]) + (f", … ({len(named)} in all)" if len(named) > 8 else "")

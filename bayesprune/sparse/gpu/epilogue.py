@@ -1,0 +1,50 @@
+"""What is done to the sums of a product before they are stored: scale, bias, activation."""
+
+from typing import no_type_check
+
+import triton
+import triton.language as tl
+
+__all__ = ["finish", "finished"]
+
+
+@triton.jit
+@no_type_check
+def finished(sums, output, there, bias, scale, ACTIVATION: tl.constexpr):
+    """``activation(sums * scale + bias)`` for sums ``(tokens, outputs)`` in float32; bias or scale may be None."""
+    if scale is not None:
+        sums *= tl.load(scale + output, mask=there, other=0.0).to(tl.float32)
+    if bias is not None:
+        sums += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)
+    if ACTIVATION == "relu":
+        sums = tl.where(sums < 0.0, 0.0, sums)  # NaN stays, as in torch
+    elif ACTIVATION == "gelu":
+        sums = 0.5 * sums * (1.0 + tl.erf(sums * 0.7071067811865476))
+    elif ACTIVATION == "gelu_tanh":  # ½ (1 + tanh u) = 1 / (1 + exp(−2u))
+        sums = sums / (1.0 + tl.exp(-1.5957691216057308 * (sums + 0.044715 * sums * sums * sums)))
+    return sums
+
+
+@triton.jit(do_not_specialize=["tokens"])
+@no_type_check
+def finish(
+    partial,
+    bias,
+    scale,
+    y,
+    tokens,
+    outputs,
+    SPLIT: tl.constexpr,
+    SIZE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+):
+    """Add up the partial sums ``(SPLIT, tokens, outputs)``, in their order, and finish them: y, row by row."""
+    place = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    size = tokens.to(tl.int64) * outputs
+    there = place < size
+    sums = tl.zeros((SIZE,), dtype=tl.float32)
+    for _ in tl.static_range(SPLIT):
+        sums += tl.load(partial + place, mask=there, other=0.0)
+        partial += size
+    sums = finished(sums, (place % outputs).to(tl.int32), there, bias, scale, ACTIVATION)
+    tl.store(y + place, sums.to(y.dtype.element_ty), mask=there)

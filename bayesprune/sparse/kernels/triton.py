@@ -1,0 +1,86 @@
+"""Our own kernels on a GPU, through Triton."""
+
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from bayesprune.sparse.geometry import Geometry
+from bayesprune.sparse.gpu.devices import obstacle
+from bayesprune.sparse.kernels.base import Kernel, Operands
+
+__all__ = ["BLOCK_ROWS", "Triton"]
+
+BLOCK_ROWS = range(16, 129)  # outputs a block: fewer leave the tensor cores idle, more do not fit a tile of sums
+_INPUTS = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@cache
+def _code() -> ModuleType:
+    """The module that launches: imported when the first kernel runs, as it needs Triton."""
+    from bayesprune.sparse.gpu import launch
+
+    return launch
+
+
+@cache
+def _gradients() -> ModuleType:
+    from bayesprune.sparse.gpu import gradients
+
+    return gradients
+
+
+class Triton(Kernel):
+    """Blocks of 16 to 128 outputs by any number of inputs, ragged edges; bias and activation fused.
+
+    float16, bfloat16, float32 and int8 weights on a CUDA GPU of compute capability 8.0 or newer; float32 in tf32 where
+    torch allows that for its own products. Needs the extra ``bayesprune[gpu]``. Tiles are chosen by a short race when a
+    kind of product is first met; see :mod:`bayesprune.sparse.gpu.tuning`.
+    """
+
+    name = "triton"
+    fuses = True
+
+    def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
+        if values.dim() != 3 or values.shape[2] not in BLOCK_ROWS:
+            return False
+        return (values.dtype in _INPUTS or values.dtype == torch.int8) and obstacle(values.device) is None
+
+    def takes(self, values: Tensor, shape: tuple[int, int], inputs: torch.dtype) -> bool:
+        same = inputs in _INPUTS and values.dtype in (inputs, torch.int8)
+        return same and self.supports(values, shape)
+
+    def why_not(self, values: Tensor) -> str:
+        if values.dim() != 3 or values.shape[2] not in BLOCK_ROWS:
+            return f"it multiplies by blocks of {BLOCK_ROWS[0]} to {BLOCK_ROWS[-1]} outputs"
+        return obstacle(values.device) or ""
+
+    def takes_conv(self, values: Tensor, inputs: torch.dtype, geometry: Geometry, shape: tuple[int, int]) -> bool:
+        return geometry.pointwise and self.takes(values, shape, inputs)
+
+    def run_conv(self, x: Tensor, weight: Operands, geometry: Geometry) -> Tensor:
+        images, channels, height, width = x.shape
+        pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        y = self.run_fused(pixels, weight)
+        return y.view(images, height, width, weight.shape[0]).permute(0, 3, 1, 2)
+
+    def run_fused(self, x: Tensor, weight: Operands) -> Tensor:
+        return _code().linear(x, weight)
+
+    def run(
+        self, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, bias: Tensor | None, shape: tuple[int, int]
+    ) -> Tensor:
+        return self.run_fused(x, Operands(values, crow, col, bias, None, shape, ""))
+
+    def grad_x(self, grad: Tensor, weight: Operands) -> Tensor:
+        there = grad.numel() and weight.values.numel() and self.takes(weight.values, weight.shape, grad.dtype)
+        if there and _gradients().pays(weight, "x"):
+            return _gradients().grad_x(grad, weight)
+        return super().grad_x(grad, weight)
+
+    def grad_values(self, grad: Tensor, x: Tensor, weight: Operands) -> Tensor:
+        there = grad.numel() and weight.values.numel() and self.takes(weight.values, weight.shape, grad.dtype)
+        if there and weight.values.dtype == x.dtype and _gradients().pays(weight, "values"):
+            return _gradients().grad_values(grad, x, weight)
+        return super().grad_values(grad, x, weight)
