@@ -21,7 +21,7 @@ def ten_lines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     code = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[0]
     assert len(code.splitlines()) <= 14
     world: dict[str, Any] = {}
-    exec(code.replace('"model.safetensors"', repr(str(folder / "model.safetensors"))), world)
+    exec(code.replace('"model.', f'"{folder.as_posix()}/model.'), world)
     return {**world, "path": folder / "model.safetensors"}
 
 
@@ -50,3 +50,12 @@ def test_the_plain_pyro_model_trains(ten_lines: dict[str, Any]) -> None:
     losses = [world["svi"].step(x, y) for _ in range(60)]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     assert len(pyro.get_param_store()) == 0
+
+
+def test_the_compressed_file_is_smaller_and_near(ten_lines: dict[str, Any]) -> None:
+    path = ten_lines["path"].with_suffix(".bp")
+    assert path.stat().st_size < ten_lines["path"].stat().st_size / 2
+    x, y = ten_lines["splits"].test.tensors
+    with torch.no_grad():
+        errors = [float((net(x).argmax(-1) != y).float().mean()) for net in (ten_lines["sparse"], bp.load(path))]
+    assert abs(errors[0] - errors[1]) < 0.02
