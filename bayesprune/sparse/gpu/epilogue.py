@@ -1,11 +1,11 @@
-"""What is done to the sums of a product before they are stored: scale, bias, activation."""
+"""What becomes of the sums of a product: scale, bias, activation, and where they are stored."""
 
 from typing import no_type_check
 
 import triton
 import triton.language as tl
 
-__all__ = ["finish", "finished"]
+__all__ = ["finish", "write"]
 
 
 @triton.jit
@@ -23,6 +23,35 @@ def finished(sums, output, there, bias, scale, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "gelu_tanh":  # ½ (1 + tanh u) = 1 / (1 + exp(−2u))
         sums = sums / (1.0 + tl.exp(-1.5957691216057308 * (sums + 0.044715 * sums * sums * sums)))
     return sums
+
+
+@triton.jit
+@no_type_check
+def write(
+    y,
+    sums,
+    token,
+    tokens,
+    row,
+    output,
+    outputs,
+    part,
+    bias,
+    scale,
+    H: tl.constexpr,
+    SPLIT: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+):
+    """Store the sums of a tile of tokens by block row ``row``, finished; as the ``part``-th partial sums if split."""
+    place = row * H + output
+    there = (output < H) & (place < outputs)
+    inside = (token < tokens)[:, None] & there[None, :]
+    if SPLIT > 1:
+        y += part.to(tl.int64) * tokens * outputs
+    else:
+        sums = finished(sums, place[None, :], there[None, :], bias, scale, ACTIVATION)
+    target = y + token[:, None].to(tl.int64) * outputs + place[None, :]
+    tl.store(target, sums.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["tokens"])

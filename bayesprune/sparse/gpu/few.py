@@ -5,7 +5,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from bayesprune.sparse.gpu.epilogue import finished
+from bayesprune.sparse.gpu.epilogue import write
 from bayesprune.sparse.gpu.walk import inputs_of, part_of_row
 
 __all__ = ["few_product"]
@@ -68,12 +68,4 @@ def few_product(
         kept += left.to(tl.float32)[:, :, None] * right.to(tl.float32)[None, :, :]
         source = coming
     sums = tl.sum(kept, 1)
-    place = row * H + output
-    there = (output < H) & (place < outputs)
-    inside = (token < tokens)[:, None] & there[None, :]
-    if SPLIT > 1:
-        y += part.to(tl.int64) * tokens * outputs
-    else:
-        sums = finished(sums, place[None, :], there[None, :], bias, scale, ACTIVATION)
-    target = y + token[:, None].to(tl.int64) * outputs + place[None, :]
-    tl.store(target, sums.to(y.dtype.element_ty), mask=inside)
+    write(y, sums, token, tokens, row, output, outputs, part, bias, scale, H, SPLIT, ACTIVATION)

@@ -5,7 +5,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from bayesprune.sparse.gpu.epilogue import finished
+from bayesprune.sparse.gpu.epilogue import write
 from bayesprune.sparse.gpu.walk import inputs_of, part_of_row
 
 __all__ = ["product", "turn"]
@@ -76,15 +76,7 @@ def product(
             right = right.to(left.dtype)
         sums = tl.dot(left, right, sums, input_precision=PRECISION)
         source = coming
-    place = row * H + output
-    there = (output < H) & (place < outputs)
-    inside = (token < tokens)[:, None] & there[None, :]
-    if SPLIT > 1:
-        y += part.to(tl.int64) * tokens * outputs
-    else:
-        sums = finished(sums, place[None, :], there[None, :], bias, scale, ACTIVATION)
-    target = y + token[:, None].to(tl.int64) * outputs + place[None, :]
-    tl.store(target, sums.to(y.dtype.element_ty), mask=inside)
+    write(y, sums, token, tokens, row, output, outputs, part, bias, scale, H, SPLIT, ACTIVATION)
 
 
 @triton.jit(do_not_specialize=["tokens"])

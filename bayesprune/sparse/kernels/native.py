@@ -115,8 +115,8 @@ class Native(Kernel):
         return values.is_cpu and values.dtype in _DTYPES and values.dim() != 2 and _available()
 
     def takes(self, values: Tensor, shape: tuple[int, int], inputs: torch.dtype) -> bool:
-        halves = torch.float16 in (values.dtype, inputs)
-        return inputs in _DTYPES and super().takes(values, shape, inputs) and (not halves or _code().reads_float16())
+        halves = values.dtype == torch.float16 or inputs == torch.float16
+        return inputs in _DTYPES and self.supports(values, shape) and (not halves or _code().reads_float16())
 
     def run_fused(self, x: Tensor, weight: Operands) -> Tensor:
         (out, into), tokens = weight.shape, x.shape[0]
