@@ -54,14 +54,20 @@ def check_net(net: nn.Module) -> None:
         raise ValueError("net must be the nn.Module itself, not what TorchScript made of it")
 
 
+def _check_names(
+    what: str, kind: str, given: object, known: Mapping[str, Tensor], told: str = "its parameters are"
+) -> None:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{what} must be a dict of name -> {kind}, got {type(given).__name__}")
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ValueError(f"{what} name {_names(unknown)}, which the net lacks; {told} {_names(known)}")
+
+
 def check_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Raise ``ValueError`` unless ``masks`` are bool tensors in the shapes of parameters of ``net``."""
-    if not isinstance(masks, Mapping):
-        raise ValueError(f"masks must be a dict of name -> bool tensor, got {type(masks).__name__}")
     parameters = dict(net.named_parameters(remove_duplicate=False))
-    unknown = [name for name in masks if name not in parameters]
-    if unknown:
-        raise ValueError(f"masks name {_names(unknown)}, which the net lacks; its parameters are {_names(parameters)}")
+    _check_names("masks", "bool tensor", masks, parameters)
     for name, mask in masks.items():
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
@@ -81,13 +87,9 @@ def check_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 def check_means(net: nn.Module, means: Mapping[str, Tensor]) -> None:
     """Raise ``ValueError`` unless ``means`` are finite tensors in the shapes of the net's parameters and buffers."""
-    if not isinstance(means, Mapping):
-        raise ValueError(f"means must be a dict of name -> tensor, got {type(means).__name__}")
     parameters = dict(net.named_parameters(remove_duplicate=False))
     targets = parameters | dict(net.named_buffers(remove_duplicate=False))
-    unknown = [name for name in means if name not in targets]
-    if unknown:
-        raise ValueError(f"means name {_names(unknown)}, which the net lacks; it has {_names(targets)}")
+    _check_names("means", "tensor", means, targets, "it has")
     for name, mean in means.items():
         if not isinstance(mean, Tensor) or mean.shape != targets[name].shape:
             got = tuple(mean.shape) if isinstance(mean, Tensor) else type(mean).__name__
@@ -102,14 +104,8 @@ def check_means(net: nn.Module, means: Mapping[str, Tensor]) -> None:
 
 def check_variances(net: nn.Module, variances: Mapping[str, Tensor]) -> None:
     """Raise ``ValueError`` unless ``variances`` are numbers ≥ 0 in the shapes of parameters of ``net``."""
-    if not isinstance(variances, Mapping):
-        raise ValueError(f"variances must be a dict of name -> tensor, got {type(variances).__name__}")
     parameters = dict(net.named_parameters(remove_duplicate=False))
-    unknown = [name for name in variances if name not in parameters]
-    if unknown:
-        raise ValueError(
-            f"variances name {_names(unknown)}, which the net lacks; its parameters are {_names(parameters)}"
-        )
+    _check_names("variances", "tensor", variances, parameters)
     for name, variance in variances.items():
         shape = tuple(parameters[name].shape)
         if not isinstance(variance, Tensor) or tuple(variance.shape) != shape or not variance.is_floating_point():
