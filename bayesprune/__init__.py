@@ -28,23 +28,19 @@ _HOME = {
         "TwoScales",
     ),
     "bayesprune.network": ("BayesianNet",),
-    "bayesprune.likelihoods": ("classify", "regress"),
-    "bayesprune.fitting": ("fit",),
-    "bayesprune.prediction": ("Prediction", "predict"),
-    "bayesprune.precision": ("bit_widths",),
-    "bayesprune.saliency": ("magnitude", "random", "snr"),
-    "bayesprune.reporting": ("Report", "report"),
+    "bayesprune.fitting": ("Epoch", "History", "classify", "fit", "regress"),
+    "bayesprune.pruning": (
+        *("BudgetWarning", "Callback", "Cubic", "EmptyLayerWarning", "Run"),
+        *("bit_widths", "magnitude", "masks", "random", "snr"),
+    ),
+    "bayesprune.evaluation": ("Prediction", "predict"),
+    "bayesprune.inspection": ("LeftOutWarning", "UnreliableLOOWarning", "khat", "loo", "to_inference_data"),
+    "bayesprune.reporting": ("Curve", "Report", "report", "sweep"),
     "bayesprune.sparse": (
         *("BSR", "CSR", "Codebook", "Compressed", "Dense", "FileError", "Plan", "SemiStructured"),
         *("compressed", "export", "load", "plan", "save"),
     ),
     "bayesprune.sparse.compact": ("Compacted", "compact"),
-    "bayesprune.masking": ("BudgetWarning", "EmptyLayerWarning", "masks"),
-    "bayesprune.history": ("Epoch", "History"),
-    "bayesprune.inference_data": ("LeftOutWarning", "to_inference_data"),
-    "bayesprune.cross_validation": ("UnreliableLOOWarning", "khat", "loo"),
-    "bayesprune.sweeping": ("Curve", "sweep"),
-    "bayesprune.schedules": ("Callback", "Cubic", "Run"),
 }
 _NAMES = {name: home for home, names in _HOME.items() for name in names}
 _MODULES = ("corruptions", "plots")  # looked into by name: bp.plots.reliability

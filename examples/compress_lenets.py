@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
 from bayesprune.data import Splits, mnist
-from bayesprune.metrics import error
+from bayesprune.evaluation.classification import error
 from bayesprune.nets import lenet_5_caffe, lenet_300_100
 
 Fit = dict[str, dict[str, Tensor]]

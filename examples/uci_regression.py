@@ -25,7 +25,7 @@ from torch.utils.data import TensorDataset
 
 import bayesprune as bp
 from bayesprune.data import Splits, uci
-from bayesprune.scoring import score
+from bayesprune.evaluation.scoring import score
 
 SETS = ("yacht", "energy", "concrete", "wine-quality-red")
 

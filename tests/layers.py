@@ -12,9 +12,9 @@ from test_modules import Conv1D, First, Tied, sequence
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from bayesprune.draws import Estimator
+from bayesprune.draws.gaussian import Estimator
 from bayesprune.methods import Method, Posterior
-from bayesprune.network import BayesianNet
+from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.patterns import NM, Block, Channel, Heads, Pattern, Unstructured
 
 seed = torch.default_generator.manual_seed  # torch.manual_seed looks for accelerators, which takes longer than a test

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bayesprune import SparseVD
 from bayesprune.methods import Method
-from bayesprune.network import BayesianNet
+from bayesprune.network.bayesian_net import BayesianNet
 
 
 def draw_and_run(bnet: BayesianNet, *inputs: Any, **options: Any) -> Any:

@@ -108,7 +108,7 @@ def test_missing_data_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest
 
 
 def test_without_out_each_run_gets_a_folder_of_its_own(tmp_path: Path) -> None:
-    from bayesprune.demo import claim_folder
+    from bayesprune.runs.demo import claim_folder
 
     before = Path.cwd()
     os.chdir(tmp_path)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import bayesprune as bp
 from bayesprune import data, nets
-from bayesprune.run_folder import RunFolder
+from bayesprune.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,8 @@ def finish(**found):
 """
 
 DDP = """
-from bayesprune.elbo import MeanFieldELBO
-from bayesprune.schedules import Run
+from bayesprune.fitting.elbo import MeanFieldELBO
+from bayesprune.pruning import Run
 from pyro.infer import TraceMeanField_ELBO
 
 def train(elbo):

@@ -14,10 +14,10 @@ from torch.distributions import kl_divergence
 from bayesprune.distributions.half_cauchy import hermite
 from bayesprune.distributions.hard_concrete import HardConcreteGate, L0Gate
 from bayesprune.distributions.truncated_log_normal import TruncatedLogNormal, TruncatedLogUniform
-from bayesprune.elbo import MeanFieldELBO
+from bayesprune.fitting.elbo import MeanFieldELBO
 from bayesprune.methods import ARD, GroupVD, HardConcrete, Laplace, Method, SpikeSlab
+from bayesprune.methods.weight import Weight
 from bayesprune.patterns import Block, Unstructured
-from bayesprune.weight import Weight
 
 
 def double(*values: float) -> list[Tensor]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bayesprune.distributions import LazyNormal
-from bayesprune.draws import GaussianDraw, SecondUseError, plain, sampled, sampling, uses
+from bayesprune.draws.gaussian import GaussianDraw, SecondUseError, plain, sampled, sampling, uses
 
 C = torch.linspace(0.5, 2.0, 6, dtype=torch.float64).reshape(2, 3)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import bayesprune as bp
+from bayesprune.methods.weight import Weight
 from bayesprune.patterns import Block
-from bayesprune.weight import Weight
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

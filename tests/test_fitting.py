@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
-from bayesprune.elbo import MeanFieldELBO
-from bayesprune.history import History
-from bayesprune.schedules import Run
+from bayesprune.fitting.elbo import MeanFieldELBO
+from bayesprune.fitting.history import History
+from bayesprune.pruning import Run
 
 N = 48
 

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 import bayesprune as bp
-from bayesprune.elbo import MeanFieldELBO
+from bayesprune.fitting.elbo import MeanFieldELBO
 
 PATH = Path(__file__).parents[1] / "examples/benchmarks/gold_standard.py"
 SPEC = importlib.util.spec_from_file_location("gold_standard", PATH)

@@ -15,7 +15,7 @@ from test_methods import CASES, COSTS, samples
 from torch import Tensor, nn
 
 import bayesprune as bp
-from bayesprune.draws import Estimator
+from bayesprune.draws.gaussian import Estimator
 from bayesprune.methods import Method
 from bayesprune.patterns import Block, Channel, Heads, Pattern, Unstructured
 from bayesprune.sparse import BSR, SparseLinear

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
-from bayesprune.entries import chosen
+from bayesprune.inspection.entries import chosen
 
 matplotlib.use("agg")
 

@@ -14,14 +14,14 @@ from pyro import poutine
 from test_methods import CASES, COSTS, KL_SLACK, all_or_some, kl_mean, kl_of, samples, traced
 from torch import Tensor, nn
 
-from bayesprune.draws import Estimator, GaussianDraw
-from bayesprune.elbo import MeanFieldELBO
+from bayesprune.draws.gaussian import Estimator, GaussianDraw
+from bayesprune.fitting.elbo import MeanFieldELBO
 from bayesprune.layout import Layout
-from bayesprune.masking import select
 from bayesprune.methods import Method, Posterior, SparseVD
-from bayesprune.network import BayesianNet
+from bayesprune.methods.weight import Weight
+from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.patterns import Heads, Pattern, Unstructured
-from bayesprune.weight import Weight
+from bayesprune.pruning.masking import select
 
 JOINED = ("attention", "attention over other widths", "encoder layer")
 OWN_LAYOUTS = ("grouped transposed conv", "Hugging Face Conv1D", "attention")

@@ -12,7 +12,7 @@ from pyro.infer import Predictive
 from torch import Tensor, nn
 
 import bayesprune as bp
-from bayesprune.elbo import MeanFieldELBO
+from bayesprune.fitting.elbo import MeanFieldELBO
 
 SIZE = 100
 

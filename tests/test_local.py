@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bayesprune.draws import Estimator, GaussianDraw, sampled, sampling
-from bayesprune.local import COMPOSITE, LOCAL
+from bayesprune.draws.gaussian import Estimator, GaussianDraw, sampled, sampling
+from bayesprune.draws.local import COMPOSITE, LOCAL
 
 ESTIMATORS: tuple[Estimator, ...] = ("local", "weight", "flipout")
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -170,7 +170,7 @@ def test_every_function_of_the_table_is_called_below(monkeypatch):
             read.add(function)
             return super().__getitem__(function)
 
-    monkeypatch.setattr("bayesprune.draws.LOCAL", Recorder(LOCAL))
+    monkeypatch.setattr("bayesprune.draws.gaussian.LOCAL", Recorder(LOCAL))
     for what in CALLS.values():
         run(what, "local", what.locs(), what.variances())
     assert read == set(LOCAL) - {torch.Tensor.__matmul__}  # torch 2.13 announces @ as Tensor.matmul

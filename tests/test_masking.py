@@ -20,10 +20,10 @@ from bayesprune import (
     StructuredDropout,
     Unstructured,
 )
-from bayesprune.masking import BudgetWarning, EmptyLayerWarning, check_keep, masks, select
 from bayesprune.methods import Method
-from bayesprune.network import BayesianNet
-from bayesprune.saliency import magnitude, random, snr
+from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.pruning.masking import BudgetWarning, EmptyLayerWarning, check_keep, masks, select
+from bayesprune.pruning.saliency import magnitude, random, snr
 
 
 class Attention(nn.Module):

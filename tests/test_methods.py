@@ -18,8 +18,8 @@ from scipy import integrate, optimize, stats
 from torch import Tensor, nn
 
 from bayesprune.distributions import ScaleMixture
-from bayesprune.draws import plain
-from bayesprune.elbo import MeanFieldELBO
+from bayesprune.draws.gaussian import plain
+from bayesprune.fitting.elbo import MeanFieldELBO
 from bayesprune.methods import (
     ARD,
     Deterministic,
@@ -36,8 +36,8 @@ from bayesprune.methods import (
     StructuredDropout,
     TwoScales,
 )
+from bayesprune.methods.weight import Weight
 from bayesprune.patterns import NM, Block, Channel, Heads, Pattern, Unstructured
-from bayesprune.weight import Weight
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, recall_score, roc_auc_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from bayesprune.metrics import (
+from bayesprune.evaluation.classification import (
     auroc,
     brier_score,
     class_errors,

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bayesprune import SparseVD
-from bayesprune.draws import Estimator
+from bayesprune.draws.gaussian import Estimator
 from bayesprune.methods import Method
-from bayesprune.network import BayesianNet
+from bayesprune.network.bayesian_net import BayesianNet
 
 # --- modules that know nothing of it --------------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from bayesprune import Block, Channel, Gaussian, SparseVD
-from bayesprune.elbo import MeanFieldELBO
-from bayesprune.likelihoods import classify
-from bayesprune.network import BayesianNet
+from bayesprune.fitting.elbo import MeanFieldELBO
+from bayesprune.fitting.likelihoods import classify
+from bayesprune.network.bayesian_net import BayesianNet
 
 # --- the user's net -------------------------------------------------------------------------------------------------
 

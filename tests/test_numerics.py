@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 import bayesprune as bp
 from bayesprune.data import digits
-from bayesprune.elbo import MeanFieldELBO
-from bayesprune.history import History
+from bayesprune.fitting.elbo import MeanFieldELBO
+from bayesprune.fitting.history import History
 from bayesprune.methods import Posterior
-from bayesprune.weight import Weight
+from bayesprune.methods.weight import Weight
 
 PATTERN = bp.Block(4, 1)
 OWN = {name: make for name, make in CASES.items() if name != "users_own"}

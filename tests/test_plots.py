@@ -16,9 +16,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
-from bayesprune import metrics
-from bayesprune.prediction import Prediction
-from bayesprune.sparse.choices import Choice
+from bayesprune.evaluation import classification as metrics
+from bayesprune.evaluation.prediction import Prediction
+from bayesprune.sparse.planning.plan import Choice
 
 matplotlib.use("Agg")
 DOCS = Path(__file__).parent.parent / "docs"

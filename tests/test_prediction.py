@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
-from bayesprune.metrics import entropy
+from bayesprune.evaluation.classification import entropy
 
 N = 20
 

@@ -17,8 +17,8 @@ from test_methods import GroupScale
 from torch import Tensor, nn
 
 import bayesprune as bp
-from bayesprune.draws import plain
-from bayesprune.elbo import MeanFieldELBO
+from bayesprune.draws.gaussian import plain
+from bayesprune.fitting.elbo import MeanFieldELBO
 
 N, INPUTS, CLASSES = 60, 6, 3
 

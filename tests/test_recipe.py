@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayesprune import methods, patterns
-from bayesprune.expressions import arguments, assigned, fits, parsed, vocabulary
 from bayesprune.methods import HardConcrete, Method, SparseVD
 from bayesprune.patterns import Block, Channel, Heads
-from bayesprune.recipe import Recipe
-from bayesprune.saliency import magnitude
-from bayesprune.schedules import Callback, Cubic
+from bayesprune.pruning import Callback, Cubic
+from bayesprune.pruning.saliency import magnitude
+from bayesprune.runs.expressions import arguments, assigned, fits, parsed, vocabulary
+from bayesprune.runs.recipe import Recipe
 from bayesprune.sparse.formats import BSR, CSR, Format
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

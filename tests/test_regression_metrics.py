@@ -6,9 +6,9 @@ import torch
 from scipy import stats
 from sklearn.metrics import root_mean_squared_error as sklearn_rmse
 
-from bayesprune.observations import NormalObservation
-from bayesprune.regression_metrics import coverage, gaussian_nll, predictive_cdf, root_mean_squared_error
-from bayesprune.scoring import score
+from bayesprune.evaluation.regression import coverage, gaussian_nll, predictive_cdf, root_mean_squared_error
+from bayesprune.evaluation.scoring import score
+from bayesprune.fitting.observations import NormalObservation
 
 NOISE = 0.7
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import bayesprune as bp
+from bayesprune.evaluation.scoring import Losses, Score
+from bayesprune.evaluation.verification import DENSE, PRUNED, ModelRow, Verification
 from bayesprune.reporting.cautions import Caution, cautions
 from bayesprune.reporting.verdict import class_changes
-from bayesprune.scoring import Losses, Score
 from bayesprune.sparse import CSR, Choice, Dense, Plan
-from bayesprune.verification import DENSE, PRUNED, ModelRow, Verification
 
 DRAWN = "posterior predictive, 5 draws"
 

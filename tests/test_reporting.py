@@ -15,7 +15,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
-from bayesprune.metrics import error, expected_calibration_error, negative_log_likelihood, wilson_interval
+from bayesprune.evaluation.classification import (
+    error,
+    expected_calibration_error,
+    negative_log_likelihood,
+    wilson_interval,
+)
 from bayesprune.reporting.intervals import mcnemar, paired_errors, paired_means
 from bayesprune.reporting.tables import Table
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from bayesprune import NM, Block, Channel, Gaussian, Heads, PatternError, SparseVD
-from bayesprune.rules import posteriors_of
+from bayesprune.network.rules import posteriors_of
 
 
 def net() -> nn.Module:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import bayesprune as bp
-from bayesprune.saliency import magnitude
-from bayesprune.schedules import Run
+from bayesprune.pruning import Run
+from bayesprune.pruning.saliency import magnitude
 
 N = 32
 

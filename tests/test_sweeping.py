@@ -11,9 +11,9 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
-from bayesprune import metrics
 from bayesprune.corruptions import gaussian_noise, rotate
-from bayesprune.masking import BudgetWarning
+from bayesprune.evaluation import classification as metrics
+from bayesprune.pruning.masking import BudgetWarning
 
 DEEP = pytest.mark.filterwarnings("ignore::bayesprune.BudgetWarning", "ignore::bayesprune.EmptyLayerWarning")
 Fitted = tuple[bp.BayesianNet, DataLoader]

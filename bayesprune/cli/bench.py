@@ -39,7 +39,7 @@ def run(
 
     Example: bayesprune bench --shape 4096x4096 --tokens 256 --sparsity 0.9 --block 16x1
     """
-    from bayesprune.sparse import benchmark
+    from bayesprune.sparse.bench import tables as benchmark
 
     if model is not None:
         if device != "cpu":
@@ -52,7 +52,7 @@ def run(
             raise ValueError("say the shape of the model's input: --example 64x784")
         skeleton = None
         if net is not None:
-            from bayesprune.sources import find_net
+            from bayesprune.runs.sources import find_net
 
             skeleton = find_net(net)
         sizes = benchmark.sizes(example, "--example")
@@ -65,8 +65,8 @@ def run(
 
 def _of_run(path: Path, example: str | None, net: str | None) -> tuple[Path, str, str]:
     """The model of a run, the shape of a batch of its data, and its net."""
-    from bayesprune.run_folder import RunFolder
-    from bayesprune.runs import open_data
+    from bayesprune.runs.folder import RunFolder
+    from bayesprune.runs.train import open_data
 
     folder = RunFolder(path)
     recipe = folder.check_run()

@@ -23,9 +23,9 @@ def run(
     Example: bayesprune demo --data mnist --keep 0.02 --out run
     """
     with Console(stderr=True).status("loading"):
-        from bayesprune.demo import TASKS, claim_folder, run_demo
-        from bayesprune.fitting import check_device
-        from bayesprune.masking import check_keep
+        from bayesprune.fitting.loop import check_device
+        from bayesprune.pruning.masking import check_keep
+        from bayesprune.runs.demo import TASKS, claim_folder, run_demo
     if data not in TASKS:
         raise ValueError(f"--data is one of {', '.join(TASKS)}; got {data!r}")
     if keep is not None:

@@ -43,14 +43,14 @@ def run(
     with Console(stderr=True).status("loading"):
         import torch
 
-        from bayesprune.expressions import assigned
-        from bayesprune.precision import bit_widths
-        from bayesprune.run_folder import RunFolder
-        from bayesprune.runs import example_of, open_data, open_run
+        from bayesprune.pruning.bit_widths import bit_widths
+        from bayesprune.runs.expressions import assigned
+        from bayesprune.runs.folder import RunFolder
+        from bayesprune.runs.train import example_of, open_data, open_run
         from bayesprune.sparse import export, plan, save
         from bayesprune.sparse.compact import compact as cut
         from bayesprune.sparse.formats import Format
-        from bayesprune.sparse.plan import left_bits, left_formats
+        from bayesprune.sparse.planning.planner import left_bits, left_formats
     if bits not in (None, "4", "8", "posterior"):
         raise ValueError(f"--bits is 8, 4 or posterior; got {bits!r}")
     formats = assigned(format or (), Format, "'fc*=BSR(16, 1)'")  # type: ignore[type-abstract]
@@ -93,7 +93,7 @@ def run(
 
 
 def _before_and_after(net: "nn.Module", smaller: "nn.Module", example: object) -> dict[str, list[int]]:
-    from bayesprune.sparse.flops import flops
+    from bayesprune.sparse.bench.flops import flops
 
     weights = [sum(p.numel() for p in one.parameters()) for one in (net, smaller)]
     return {"weights": weights, "flops": [flops(one, example) for one in (net, smaller)]}

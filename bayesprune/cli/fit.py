@@ -10,8 +10,8 @@ from bayesprune.cli.options import Json
 from bayesprune.cli.output import say, show_json
 
 if TYPE_CHECKING:
-    from bayesprune.recipe import Recipe
-    from bayesprune.run_folder import RunFolder
+    from bayesprune.runs.folder import RunFolder
+    from bayesprune.runs.recipe import Recipe
 
 
 def run(
@@ -49,10 +49,10 @@ def run(
     with Console(stderr=True).status("loading"):
         import torch
 
-        from bayesprune.recipe import Recipe
         from bayesprune.reporting import versions
-        from bayesprune.run_folder import RunFolder
-        from bayesprune.runs import prepare, train
+        from bayesprune.runs.folder import RunFolder
+        from bayesprune.runs.recipe import Recipe
+        from bayesprune.runs.train import prepare, train
     given = {n: v for n, v in options.items() if n in Recipe.__dataclass_fields__ and v is not None}
     if start is not None:
         given |= {"start": str(start.resolve()), "start_sha256": None}

@@ -30,7 +30,7 @@ def run(
 
 
 def _of_run(path: Path) -> tuple[dict[str, Any], list[Any]]:
-    from bayesprune.run_folder import RunFolder
+    from bayesprune.runs.folder import RunFolder
 
     folder = RunFolder(path)
     recipe = folder.recipe()
@@ -60,7 +60,7 @@ def _of_run(path: Path) -> tuple[dict[str, Any], list[Any]]:
 
 
 def _of_model(path: Path) -> tuple[dict[str, Any], list[Any]]:
-    from bayesprune.contents import contents
+    from bayesprune.sparse.saving.contents import contents
 
     found = contents(path)
     loads = "bp.load(path)" if found["loads_alone"] else f"bp.load(path, net=…), for {found['needs_net']}"

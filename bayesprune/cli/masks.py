@@ -26,10 +26,10 @@ def run(
     with Console(stderr=True).status("loading"):
         import torch
 
-        from bayesprune.expressions import saliency_of
-        from bayesprune.masking import check_keep, masks
-        from bayesprune.run_folder import RunFolder
-        from bayesprune.runs import open_run
+        from bayesprune.pruning.masking import check_keep, masks
+        from bayesprune.runs.expressions import saliency_of
+        from bayesprune.runs.folder import RunFolder
+        from bayesprune.runs.train import open_run
     folder, ranking = RunFolder(run), saliency_of(saliency)
     check_keep(1.0 if keep is None else keep, scope)
     folder.check_run()

@@ -29,7 +29,7 @@ def show(result: Any) -> None:
 
 def show_json(data: Any) -> None:
     """Print plain data as JSON."""
-    from bayesprune.run_folder import to_json
+    from bayesprune.runs.folder import to_json
 
     print(to_json(data), end="")
 

@@ -33,8 +33,8 @@ def run(
         import torch
 
         from bayesprune.reporting import report
-        from bayesprune.run_folder import RunFolder
-        from bayesprune.runs import open_data, open_run
+        from bayesprune.runs.folder import RunFolder
+        from bayesprune.runs.train import open_data, open_run
     folder, rivals = RunFolder(run), [RunFolder(path) for path in rival or ()]
     for each in (folder, *rivals):
         each.check_run()

@@ -42,12 +42,12 @@ def run(
         from matplotlib.figure import Figure
 
         from bayesprune import corruptions
-        from bayesprune.expressions import saliency_of, suggestion
-        from bayesprune.masking import check_keep
-        from bayesprune.run_folder import RunFolder
-        from bayesprune.runs import open_data, open_run
-        from bayesprune.sweeping import sweep
-        from bayesprune.whole_files import replace
+        from bayesprune._files import replace
+        from bayesprune.pruning.masking import check_keep
+        from bayesprune.reporting.sweeping import sweep
+        from bayesprune.runs.expressions import saliency_of, suggestion
+        from bayesprune.runs.folder import RunFolder
+        from bayesprune.runs.train import open_data, open_run
     for fraction in keep:
         check_keep(fraction, scope)
     rankings = [saliency_of(name) for name in saliency]

@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from bayesprune.draws import GaussianDraw
+from bayesprune.draws.gaussian import GaussianDraw
 
 __all__ = ["LazyNormal"]
 
@@ -12,8 +12,8 @@ __all__ = ["LazyNormal"]
 class LazyNormal(dist.Normal):
     """N(loc, scale²), a drop-in for ``pyro.distributions.Normal`` whose single draw carries its moments.
 
-    ``rsample()`` gives a :class:`~bayesprune.draws.GaussianDraw`; with a sample shape it draws as usual. Closed-form
-    KLs registered for ``Normal`` hold for it too.
+    ``rsample()`` gives a :class:`~bayesprune.draws.gaussian.GaussianDraw`; with a sample shape it draws as
+    usual. Closed-form KLs registered for ``Normal`` hold for it too.
 
     >>> LazyNormal(torch.zeros(3), torch.ones(3)).rsample()
     GaussianDraw(shape=(3,), dtype=torch.float32)

@@ -11,8 +11,8 @@ from torch import Tensor
 from bayesprune.methods.base import Method, Posterior, check_start
 from bayesprune.methods.empirical import by_group
 from bayesprune.methods.mean_field import MeanField
+from bayesprune.methods.weight import Weight
 from bayesprune.patterns import Pattern, Unstructured
-from bayesprune.weight import Weight
 
 __all__ = ["ARD"]
 

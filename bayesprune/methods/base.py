@@ -13,9 +13,9 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from bayesprune.draws.sites import param_site
+from bayesprune.methods.weight import Weight
 from bayesprune.patterns import Pattern
-from bayesprune.sites import param_site
-from bayesprune.weight import Weight
 
 __all__ = ["Method", "Posterior", "check_start"]
 

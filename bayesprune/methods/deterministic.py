@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.methods.base import Method, Posterior
+from bayesprune.methods.weight import Weight
 from bayesprune.patterns import Pattern, Unstructured
-from bayesprune.weight import Weight
 
 __all__ = ["Deterministic"]
 

@@ -11,8 +11,8 @@ from bayesprune.distributions import ScaleMixture
 from bayesprune.methods.base import Method, Posterior, check_start
 from bayesprune.methods.empirical import shared
 from bayesprune.methods.mean_field import MeanField
+from bayesprune.methods.weight import Weight
 from bayesprune.patterns import Pattern, Unstructured
-from bayesprune.weight import Weight
 
 __all__ = ["Gaussian", "TwoScales"]
 

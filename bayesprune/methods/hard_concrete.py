@@ -13,8 +13,8 @@ from bayesprune.distributions import LazyNormal
 from bayesprune.distributions.hard_concrete import HardConcreteGate, L0Gate
 from bayesprune.methods.base import Method, Posterior, check_start
 from bayesprune.methods.empirical import shared
+from bayesprune.methods.weight import Weight
 from bayesprune.patterns import Pattern, Unstructured
-from bayesprune.weight import Weight
 
 __all__ = ["HardConcrete"]
 

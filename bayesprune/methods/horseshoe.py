@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from bayesprune.distributions import LazyNormal
 from bayesprune.distributions.half_cauchy import hermite
 from bayesprune.methods.base import Method, Posterior, check_start
+from bayesprune.methods.weight import Weight
 from bayesprune.patterns import Channel, Pattern
-from bayesprune.weight import Weight
 
 __all__ = ["Horseshoe"]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from bayesprune.methods.base import Method, Posterior, check_start
 from bayesprune.methods.empirical import mean_size, shared
 from bayesprune.methods.mean_field import MeanField
+from bayesprune.methods.weight import Weight
 from bayesprune.patterns import Pattern, Unstructured
-from bayesprune.weight import Weight
 
 __all__ = ["Laplace"]
 

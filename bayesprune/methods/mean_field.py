@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bayesprune.distributions import LazyNormal
 from bayesprune.methods.base import Posterior
-from bayesprune.weight import Weight
+from bayesprune.methods.weight import Weight
 
 __all__ = ["MeanField"]
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from bayesprune.distributions import LogUniform
 from bayesprune.methods.base import Method, Posterior, check_start
 from bayesprune.methods.mean_field import MeanField
+from bayesprune.methods.weight import Weight
 from bayesprune.patterns import Pattern, Unstructured
-from bayesprune.weight import Weight
 
 __all__ = ["SparseVD"]
 

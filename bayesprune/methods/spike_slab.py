@@ -14,8 +14,8 @@ from bayesprune.distributions import LazyNormal
 from bayesprune.distributions.weighted import Weighted
 from bayesprune.methods.base import Method, Posterior, check_start
 from bayesprune.methods.empirical import shared
+from bayesprune.methods.weight import Weight
 from bayesprune.patterns import Pattern, Unstructured
-from bayesprune.weight import Weight
 
 __all__ = ["SpikeSlab"]
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from bayesprune.distributions.truncated_log_normal import TruncatedLogNormal, TruncatedLogUniform
 from bayesprune.methods.base import Method, Posterior, check_start
+from bayesprune.methods.weight import Weight
 from bayesprune.patterns import Channel, Pattern
-from bayesprune.weight import Weight
 
 __all__ = ["StructuredDropout"]
 

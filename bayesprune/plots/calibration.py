@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from bayesprune import metrics
+from bayesprune.evaluation import classification as metrics
 from bayesprune.plots.style import BLACK, COLOURS, MARKERS, axes_for
 
 __all__ = ["class_errors", "reliability"]

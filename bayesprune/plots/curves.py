@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, StrMethodFormatter
 from pandas import DataFrame
 
-from bayesprune.history import History
+from bayesprune.fitting.history import History
 from bayesprune.plots.style import BLACK, BLUE, COLOURS, MARKERS, axes_for, panels_for
 
 __all__ = ["shift", "sparsity_curve", "training_curves"]

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from bayesprune.evaluation.verification import ModelRow
 from bayesprune.plots.style import BLUE, ORANGE, axes_for
 from bayesprune.sparse import Plan
-from bayesprune.verification import ModelRow
 
 __all__ = ["layer_latency", "model_latency"]
 

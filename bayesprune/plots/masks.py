@@ -9,9 +9,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from torch import Tensor
 
-from bayesprune.network import BayesianNet
+from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.plots.style import BLUE, GREY, axes_for
-from bayesprune.prediction import check_masks
+from bayesprune.pruning.masking import check_masks
 
 __all__ = ["kept_fractions", "mask_image", "mask_of", "receptive_field"]
 

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from bayesprune.network import BayesianNet
+from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.plots.masks import mask_of
 from bayesprune.plots.style import BLACK, BLUE, ORANGE, axes_for, panels_for
-from bayesprune.prediction import check_masks
+from bayesprune.pruning.masking import check_masks
 
 __all__ = ["snr_against_mean", "snr_histograms"]
 

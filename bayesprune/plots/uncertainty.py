@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from bayesprune.metrics import auroc
+from bayesprune.evaluation.classification import auroc
+from bayesprune.evaluation.prediction import Prediction
 from bayesprune.plots.style import BLACK, BLUE, ORANGE, SKY, axes_for
-from bayesprune.prediction import Prediction
 
 __all__ = ["entropies", "predictive_band", "uncertainty_parts"]
 

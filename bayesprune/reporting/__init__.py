@@ -1,7 +1,9 @@
 """The report: what was kept and how it runs, what that is worth beside the rivals, and what to beware of."""
 
-from bayesprune.reporting.report import Report, report
+from bayesprune.reporting.report import report
+from bayesprune.reporting.result import Report
+from bayesprune.reporting.sweeping import Curve, sweep
 from bayesprune.reporting.versions import versions
 from bayesprune.reporting.weights import WeightRow
 
-__all__ = ["Report", "WeightRow", "report", "versions"]
+__all__ = ["Curve", "Report", "WeightRow", "report", "sweep", "versions"]

@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bayesprune.masking import BudgetWarning, masks
-from bayesprune.metrics import wilson_interval
-from bayesprune.network import BayesianNet
+from bayesprune.evaluation.classification import wilson_interval
+from bayesprune.evaluation.verification import DENSE, PRUNED, Verification, density
+from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.pruning.masking import BudgetWarning, masks
 from bayesprune.reporting.intervals import LEVEL
 from bayesprune.reporting.verdict import ClassChange
 from bayesprune.sparse import Dense, Plan
-from bayesprune.verification import DENSE, PRUNED, Verification, density
 
 __all__ = ["Caution", "cautions"]
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import jinja2
 
-from bayesprune.reporting.report import Report
+from bayesprune._files import replace
+from bayesprune.reporting.findings import Findings
 from bayesprune.reporting.tables import (
     classes_table,
     costs_table,
@@ -17,17 +18,16 @@ from bayesprune.reporting.tables import (
 )
 from bayesprune.reporting.versions import versions
 from bayesprune.reporting.wording import verdict_lines
-from bayesprune.whole_files import replace
 
 __all__ = ["fragment", "write_page"]
 
 
-def fragment(report: Report) -> str:
+def fragment(report: Findings) -> str:
     """The verdict, the warnings and the tables, with their style."""
     return _template("fragment.html").render(_content(report))
 
 
-def write_page(report: Report, path: Path, model: str) -> None:
+def write_page(report: Findings, path: Path, model: str) -> None:
     """Write the whole page, with pictures; ``path`` is replaced by it at once, or not at all.
 
     Raises:
@@ -44,7 +44,7 @@ def write_page(report: Report, path: Path, model: str) -> None:
     replace(path, lambda fresh: fresh.write_text(page, encoding="utf-8"))
 
 
-def _content(report: Report) -> dict[str, Any]:
+def _content(report: Findings) -> dict[str, Any]:
     tables = [models_table(report.models), costs_table(report.models, report.batch, report.plan)]
     if report.classes:
         tables.append(classes_table(report.classes))

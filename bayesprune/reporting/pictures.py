@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bayesprune import plots
-from bayesprune.reporting.report import Report
-from bayesprune.verification import DENSE, PRUNED
+from bayesprune.evaluation.verification import DENSE, PRUNED
+from bayesprune.reporting.findings import Findings
 
 __all__ = ["Picture", "pictures"]
 
@@ -37,13 +37,13 @@ class Picture:
     uri: str
 
 
-def pictures(report: Report) -> list[Picture]:
+def pictures(report: Findings) -> list[Picture]:
     """What there is to see: the layers' signal-to-noise ratios, calibration, classes and latencies."""
     with matplotlib.style.context(["default", {"svg.hashsalt": "bayesprune"}]):  # whatever the user's own style is
         return [Picture(title, text, _uri(figure)) for title, text, figure in _drawn(report)]
 
 
-def _drawn(report: Report) -> Iterator[tuple[str, str, Figure]]:
+def _drawn(report: Findings) -> Iterator[tuple[str, str, Figure]]:
     found, names = report.subject.found, report.subject.names
     if names:
         probs = {when: found.outputs[row].double().softmax(-1).flatten(0, -2) for when, row in _WHEN.items()}

@@ -7,13 +7,13 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from bayesprune.evaluation.scoring import standard_error
+from bayesprune.evaluation.verification import ModelRow
 from bayesprune.reporting.verdict import ClassChange
 from bayesprune.reporting.weights import WeightRow
 from bayesprune.reporting.wording import POINTS, chance, latency, threads, times
-from bayesprune.scoring import standard_error
 from bayesprune.sparse import Plan
-from bayesprune.sparse.byte_counts import ByteCount
-from bayesprune.verification import ModelRow
+from bayesprune.sparse.saving.byte_counts import ByteCount
 
 __all__ = ["Table", "classes_table", "costs_table", "models_table", "plan_table", "sizes_table", "weights_table"]
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesprune.metrics import wilson_interval
+from bayesprune.evaluation.classification import wilson_interval
+from bayesprune.evaluation.scoring import Losses
+from bayesprune.evaluation.verification import DENSE, PRUNED, ModelRow, Verification
 from bayesprune.reporting.intervals import LEVEL, Change, mcnemar, paired_errors, paired_means
-from bayesprune.scoring import Losses
-from bayesprune.verification import DENSE, PRUNED, ModelRow, Verification
 
 __all__ = ["ClassChange", "Verdict", "class_changes", "class_names", "judge"]
 

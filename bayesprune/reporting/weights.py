@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from bayesprune.network import BayesianNet
-from bayesprune.precision import bit_widths
+from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.pruning.bit_widths import bit_widths
 from bayesprune.sparse import Choice, Plan
 
 __all__ = ["WeightRow", "weight_rows"]

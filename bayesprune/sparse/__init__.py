@@ -1,13 +1,13 @@
 """The sparse half: packed weights that run faster and files that are smaller. It knows neither Pyro nor posteriors."""
 
-from bayesprune.sparse.choices import Choice, Plan
-from bayesprune.sparse.coding import Codebook
-from bayesprune.sparse.compressed import Compressed, compressed
-from bayesprune.sparse.convert import export
-from bayesprune.sparse.file import FileError, load, nbytes, save
+from bayesprune.sparse.exporting import export
 from bayesprune.sparse.formats import BSR, CSR, Dense, Format, SemiStructured, SparseWeight
-from bayesprune.sparse.linear import SparseLinear
-from bayesprune.sparse.plan import plan
+from bayesprune.sparse.layers.linear import SparseLinear
+from bayesprune.sparse.planning.plan import Choice, Plan
+from bayesprune.sparse.planning.planner import plan
+from bayesprune.sparse.saving.coding import Codebook
+from bayesprune.sparse.saving.compressed import Compressed, compressed
+from bayesprune.sparse.saving.file import FileError, load, nbytes, save
 
 __all__ = [
     "BSR",

@@ -4,7 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from bayesprune.whole_files import replace
+from bayesprune._files import replace
 
 __all__ = ["cache_folder", "keep"]
 

@@ -27,7 +27,7 @@ import bayesprune as bp
 from bayesprune.data import mnist
 from bayesprune.nets import lenet_5_caffe, lenet_300_100
 from bayesprune.sparse.formats.quantised import held_in
-from bayesprune.sparse.plan_cache import processor
+from bayesprune.sparse.timing.cache import processor
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 import bayesprune as bp
 from bayesprune import nets
 from bayesprune.layout import layout_of
+from bayesprune.sparse.bench.end_to_end import in_onnx_runtime
+from bayesprune.sparse.bench.flops import flops
 from bayesprune.sparse.compact import compact
-from bayesprune.sparse.end_to_end import in_onnx_runtime
-from bayesprune.sparse.flops import flops
-from bayesprune.sparse.plan_cache import processor
-from bayesprune.sparse.race import race
+from bayesprune.sparse.timing.cache import processor
+from bayesprune.sparse.timing.race import race
 
 HEADS = {
     nn.MultiheadAttention: ("in_proj_weight", "out_proj.weight"),

@@ -14,9 +14,9 @@ from rich.table import Table
 from torch import nn
 
 from bayesprune.sparse import BSR
-from bayesprune.sparse.conv import SparseConv2d
-from bayesprune.sparse.geometry import Geometry
-from bayesprune.sparse.race import race
+from bayesprune.sparse.buffers.geometry import Geometry
+from bayesprune.sparse.layers.conv import SparseConv2d
+from bayesprune.sparse.timing.race import race
 
 CASES = ((64, 64, 3, 56), (256, 256, 3, 14), (256, 1024, 1, 14))
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 import bayesprune as bp
 from bayesprune.data import digits
-from bayesprune.elbo import MeanFieldELBO
+from bayesprune.fitting.elbo import MeanFieldELBO
 
 
 def gradients(bnet: bp.BayesianNet, x: torch.Tensor, y: torch.Tensor, draws: int) -> dict[str, torch.Tensor]:

@@ -25,9 +25,9 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune.sparse import SparseLinear
-from bayesprune.sparse.conv import SparseConv2d
+from bayesprune.sparse.buffers.geometry import Geometry
 from bayesprune.sparse.formats import Format
-from bayesprune.sparse.geometry import Geometry
+from bayesprune.sparse.layers.conv import SparseConv2d
 
 LINEAR: tuple[tuple[Format, str, int], ...] = (
     *((bp.BSR(16, 16), "float32", tokens) for tokens in (1, 32, 256)),

@@ -28,8 +28,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import bayesprune as bp
-from bayesprune.sparse.file import nbytes
 from bayesprune.sparse.formats import Format, SparseWeight
+from bayesprune.sparse.saving.file import nbytes
 
 FORMATS: dict[str, Format] = {
     str(form): form

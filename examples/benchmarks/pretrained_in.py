@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 import bayesprune as bp
 from bayesprune.data import mnist
-from bayesprune.metrics import error
+from bayesprune.evaluation.classification import error
 from bayesprune.nets import lenet_300_100
 
 BLOCK = bp.Block(4, 1)

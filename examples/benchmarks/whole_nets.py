@@ -21,9 +21,9 @@ from torch import nn
 import bayesprune as bp
 from bayesprune import nets
 from bayesprune.layout import layout_of
-from bayesprune.sparse.conv import channels_last
-from bayesprune.sparse.end_to_end import EndToEnd, compare
-from bayesprune.sparse.plan_cache import processor
+from bayesprune.sparse.bench.end_to_end import EndToEnd, compare
+from bayesprune.sparse.layers.conv import channels_last
+from bayesprune.sparse.timing.cache import processor
 
 BLOCK = bp.Block(16, 16)
 

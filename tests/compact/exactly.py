@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.sparse.compact import Compacted, compact
-from bayesprune.sparse.masked import masked_copy
+from bayesprune.sparse.surgery.masked import masked_copy
 
 
 def vivid(net: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from command import FIT, bayesprune, inside
 
 import bayesprune as bp
 from bayesprune import nets
-from bayesprune.run_folder import RunFolder
+from bayesprune.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_the_model_is_the_masked_posterior_with_fewer_units(run: tuple[Path, Any
 
 
 def _means(folder: Path) -> dict[str, torch.Tensor]:
-    from bayesprune.runs import open_run
+    from bayesprune.runs.train import open_run
 
     return open_run(RunFolder(folder / "run"), "cpu")[1].means()
 

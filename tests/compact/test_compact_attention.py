@@ -11,7 +11,7 @@ from exactly import exact, shape, some, vivid, without
 from torch import Tensor, nn
 
 from bayesprune.nets import vit
-from bayesprune.sparse.attention import SparseAttention
+from bayesprune.sparse.layers.attention import SparseAttention
 
 E, H, D = 12, 4, 3
 

@@ -12,7 +12,7 @@ import bayesprune as bp
 from bayesprune.layout import layout_of
 from bayesprune.nets import lenet_5_caffe, vgg_like
 from bayesprune.sparse.compact import compact
-from bayesprune.sparse.masked import masked_copy
+from bayesprune.sparse.surgery.masked import masked_copy
 
 
 def images(count: int, channels: int = 3, side: int = 8) -> Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 import bayesprune as bp
 from bayesprune.sparse import SparseLinear
 from bayesprune.sparse.compact import compact
-from bayesprune.sparse.plan import left_bits
+from bayesprune.sparse.planning.planner import left_bits
 
 
 def apart(a, b):

@@ -17,9 +17,9 @@ from torch import nn
 
 import bayesprune as bp
 from bayesprune import nets
-from bayesprune.sparse.attention import SparseAttention
+from bayesprune.sparse.bench.flops import flops
 from bayesprune.sparse.compact import compact
-from bayesprune.sparse.flops import flops
+from bayesprune.sparse.layers.attention import SparseAttention
 
 TORCHS = ("lenet-300-100", "lenet-5", "vgg", "encoder, norm first", "encoder, norm last")  # known without their classes
 

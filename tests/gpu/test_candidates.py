@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.sparse import BSR, CSR, SemiStructured
-from bayesprune.sparse.candidates import formats_of
+from bayesprune.sparse.planning.candidates import formats_of
 
 
 class Elsewhere(Tensor):

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from bayesprune.sparse.buffers.operands import Operands
 from bayesprune.sparse.gpu.devices import interpreted
 from bayesprune.sparse.gpu.tuning import Config, Problem, candidates, power, shared_memory
-from bayesprune.sparse.kernels.base import ACTIVATIONS, Operands
+from bayesprune.sparse.kernels.base import ACTIVATIONS
 
 pytest.importorskip("triton")
 if interpreted():

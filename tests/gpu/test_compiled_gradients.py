@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from bayesprune.sparse.buffers.operands import Operands
 from bayesprune.sparse.gpu.devices import interpreted
-from bayesprune.sparse.kernels.base import Operands
 
 pytest.importorskip("triton")
 if interpreted():

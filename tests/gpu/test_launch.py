@@ -9,10 +9,10 @@ import torch
 pytest.importorskip("triton")
 
 from bayesprune.sparse import BSR
+from bayesprune.sparse.buffers.operands import Operands
 from bayesprune.sparse.gpu import launch
 from bayesprune.sparse.gpu.launch import Launch, linear
 from bayesprune.sparse.gpu.tuning import Config
-from bayesprune.sparse.kernels.base import Operands
 
 
 class Kernel:

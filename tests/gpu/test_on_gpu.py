@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 import bayesprune as bp
 from bayesprune.sparse import BSR, CSR, Dense, Format, SemiStructured, SparseLinear
-from bayesprune.sparse.conv import SparseConv2d
-from bayesprune.sparse.geometry import Geometry
+from bayesprune.sparse.buffers.geometry import Geometry
 from bayesprune.sparse.gpu.devices import interpreted
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.kernels.base import ACTIVATIONS
+from bayesprune.sparse.layers.conv import SparseConv2d
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore:.*the reference runs, and is slow")

@@ -9,9 +9,9 @@ from unittest import mock
 import pytest
 import torch
 
-from bayesprune.sparse import plan_cache
 from bayesprune.sparse.gpu import tuning
 from bayesprune.sparse.gpu.tuning import MOST_FEW, Config, Problem, Replayed, candidates, choose, power, shared_memory
+from bayesprune.sparse.timing import cache as plan_cache
 
 GPU = torch.device("cuda", 0)
 PROBLEM = Problem(torch.float16, torch.float16, True, 64, 16, 64, 512, 512, 163 * 1024, 108)

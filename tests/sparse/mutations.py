@@ -25,8 +25,8 @@ from safetensors.torch import save as write
 from torch import Tensor, nn
 
 from bayesprune.sparse import BSR, CSR, FileError, export, load, save
-from bayesprune.sparse.coding import Streams, is_compressed, pack, unpack
-from bayesprune.sparse.compressed import most_unpacked
+from bayesprune.sparse.saving.coding import Streams, is_compressed, pack, unpack
+from bayesprune.sparse.saving.compressed import most_unpacked
 
 JSON = dict | list | str | int | float | bool | None
 

@@ -17,7 +17,7 @@ from torch import nn
 from bayesprune.sparse import BSR, CSR, export, load, save
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.kernels.base import ACTIVATIONS
-from bayesprune.sparse.linear import SparseLinear
+from bayesprune.sparse.layers.linear import SparseLinear
 
 pytest.importorskip("llvmlite")
 
@@ -175,7 +175,7 @@ def run(code, **env):
 NARROW = """
 import sys, torch
 from bayesprune.sparse import BSR, CSR
-from bayesprune.sparse.linear import SparseLinear
+from bayesprune.sparse.layers.linear import SparseLinear
 from bayesprune.sparse.native.host import host_isa
 torch.manual_seed(0)
 forms = ((BSR(16, 4), 50, 40), (BSR(16, 16), 64, 64), (BSR(4, 1), 30, 40), (CSR(), 30, 41), (BSR(8, 2, 8), 30, 40))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bayesprune.sparse import BSR, CSR, Dense, SparseLinear, export, plan
-from bayesprune.sparse.attention import SparseAttention
+from bayesprune.sparse.layers.attention import SparseAttention
 
 TINY = {"rtol": 1e-5, "atol": 1e-5}
 

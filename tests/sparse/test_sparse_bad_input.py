@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from bayesprune.sparse import BSR, CSR, Dense, SparseLinear, export, plan
-from bayesprune.sparse.conv import SparseConv2d
-from bayesprune.sparse.geometry import Geometry
+from bayesprune.sparse.buffers.geometry import Geometry
 from bayesprune.sparse.kernels import KERNELS
+from bayesprune.sparse.layers.conv import SparseConv2d
 
 FORMATS = [BSR(4, 4), BSR(16, 1), BSR(3, 5), CSR(), BSR(4, 4, bits=8), CSR(bits=8)]
 

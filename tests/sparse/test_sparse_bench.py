@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from bayesprune.cli import app
 from bayesprune.sparse import BSR, CSR, export, save
-from bayesprune.sparse.bench import Setting, bench, dense_twin, random_mask
-from bayesprune.sparse.benchmark import of_model
-from bayesprune.sparse.end_to_end import EndToEnd, Layer, compare, spent
-from bayesprune.sparse.linear import SparseLinear
+from bayesprune.sparse.bench.end_to_end import EndToEnd, Layer, compare, spent
+from bayesprune.sparse.bench.products import Setting, bench, dense_twin, random_mask
+from bayesprune.sparse.bench.tables import of_model
+from bayesprune.sparse.layers.linear import SparseLinear
 
 pytest.importorskip("llvmlite")
 
@@ -132,7 +132,9 @@ def test_the_benchmark_of_whole_nets(monkeypatch, capsys):
     }
     words = ["--net", "LeNet-300-100", "--batch", "2", "--threads", "1", "--budget", "0.05", "--json"]
     monkeypatch.setattr(sys, "argv", ["whole_nets.py", *words])
-    monkeypatch.setattr("bayesprune.sparse.end_to_end.find_spec", lambda name: None)  # ONNX Runtime has its own test
+    monkeypatch.setattr(
+        "bayesprune.sparse.bench.end_to_end.find_spec", lambda name: None
+    )  # ONNX Runtime has its own test
     whole_nets["main"]()
     (found,) = json.loads(capsys.readouterr().out)["nets"]
     assert found["batch"] == 2 and set(found["seconds"]) == {"dense", "sparse"} and found["largest_difference"] < 1e-4
@@ -231,7 +233,7 @@ def test_a_layer_with_its_activation_is_clocked_alone_inside_the_twin(monkeypatc
     sparse = nn.Sequential(packed, nn.Identity(), net[2]).eval()
     times = {"": 1.0, "0": 0.25, "0.0": 2.0, "0.1": 0.25, "1": 0.25, "2": 0.25}
     in_twin = lambda net, *_: times if isinstance(net[0], nn.Sequential) else {"": 1.0}  # noqa: E731
-    monkeypatch.setattr("bayesprune.sparse.end_to_end.spent", in_twin)
+    monkeypatch.setattr("bayesprune.sparse.bench.end_to_end.spent", in_twin)
     found = compare(sparse, dense_twin(sparse), torch.randn(4, 64), runtime=False, rivals=False, budget=0.01)
     assert found.layers["0"].inside == pytest.approx(found.seconds["dense"] * 2.0 / 4.0)
 

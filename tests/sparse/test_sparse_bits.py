@@ -13,8 +13,8 @@ import bayesprune as bp
 from bayesprune.patterns import Block
 from bayesprune.sparse import BSR, CSR, Dense, export, load, plan, save
 from bayesprune.sparse.formats.quantised import held_in, precision, quantise
-from bayesprune.sparse.linear import SparseLinear
-from bayesprune.sparse.storage import Stored, restore, store
+from bayesprune.sparse.layers.linear import SparseLinear
+from bayesprune.sparse.saving.storage import Stored, restore, store
 
 FORMS = [BSR(16, 1, bits=4), BSR(3, 5, bits=4), BSR(4, 4, bits=4), CSR(bits=4)]
 pytestmark = pytest.mark.filterwarnings("ignore:.* was asked for and is slower than dense")

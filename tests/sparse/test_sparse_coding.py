@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayesprune.sparse import Codebook
-from bayesprune.sparse.coding.codebook import levels_of
-from bayesprune.sparse.coding.entropy import Reader, Writer
-from bayesprune.sparse.coding.indices import read_indices, write_indices
-from bayesprune.sparse.coding.kmeans import best_levels, nearest
+from bayesprune.sparse.saving.coding.codebook import levels_of
+from bayesprune.sparse.saving.coding.entropy import Reader, Writer
+from bayesprune.sparse.saving.coding.indices import read_indices, write_indices
+from bayesprune.sparse.saving.coding.kmeans import best_levels, nearest
 
 
 def entropy(counts):

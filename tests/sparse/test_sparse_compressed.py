@@ -16,12 +16,12 @@ from torch import nn
 
 from bayesprune.patterns import Block, Channel
 from bayesprune.sparse import BSR, CSR, Codebook, Dense, FileError, SparseLinear, compressed, export, load, nbytes, save
-from bayesprune.sparse.coding import Streams, pack, unpack
-from bayesprune.sparse.coding.codebook import codebook_of
-from bayesprune.sparse.coding.dictionary import DICTIONARY
-from bayesprune.sparse.coding.kmeans import best_levels
-from bayesprune.sparse.coding.variances import variances_of
 from bayesprune.sparse.compact import compact
+from bayesprune.sparse.saving.coding import Streams, pack, unpack
+from bayesprune.sparse.saving.coding.codebook import codebook_of
+from bayesprune.sparse.saving.coding.dictionary import DICTIONARY
+from bayesprune.sparse.saving.coding.kmeans import best_levels
+from bayesprune.sparse.saving.coding.variances import variances_of
 
 
 def quiet_export(net, masks, example, form):

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from bayesprune.sparse import BSR, CSR, export, load, plan, save
-from bayesprune.sparse.conv import SparseConv2d
-from bayesprune.sparse.geometry import Geometry
+from bayesprune.sparse.buffers.geometry import Geometry
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.places import conv_geometry, weight_matrix
+from bayesprune.sparse.layers.conv import SparseConv2d
+from bayesprune.sparse.surgery.eligibility import conv_geometry, weight_matrix
 
 pytest.importorskip("llvmlite")
 

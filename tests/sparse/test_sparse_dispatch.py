@@ -9,10 +9,10 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bayesprune.sparse import BSR
-from bayesprune.sparse.conv import SparseConv2d
-from bayesprune.sparse.geometry import Geometry
+from bayesprune.sparse.buffers.geometry import Geometry
 from bayesprune.sparse.kernels.dispatch import unwatched
-from bayesprune.sparse.linear import SparseLinear
+from bayesprune.sparse.layers.conv import SparseConv2d
+from bayesprune.sparse.layers.linear import SparseLinear
 
 
 class Seen(TorchDispatchMode):

@@ -13,8 +13,8 @@ from torch import nn
 
 from bayesprune.patterns import Block
 from bayesprune.sparse import BSR, CSR, FileError, SparseLinear, export, load, nbytes, save
-from bayesprune.sparse.rebuild import CannotRebuildError, build, describe
-from bayesprune.sparse.storage import restore, store
+from bayesprune.sparse.saving.rebuild import CannotRebuildError, build, describe
+from bayesprune.sparse.saving.storage import restore, store
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 

@@ -14,12 +14,12 @@ from torch import nn
 
 from bayesprune.patterns import Block
 from bayesprune.sparse import BSR, CSR, FileError, SparseLinear, export, load, save
-from bayesprune.sparse.conv import SparseConv2d
-from bayesprune.sparse.fold import fold
-from bayesprune.sparse.fuse import fuse, silent_in
-from bayesprune.sparse.geometry import Geometry
-from bayesprune.sparse.manifest import Manifest
-from bayesprune.sparse.trace import followers
+from bayesprune.sparse.buffers.geometry import Geometry
+from bayesprune.sparse.layers.conv import SparseConv2d
+from bayesprune.sparse.saving.manifest import Manifest
+from bayesprune.sparse.surgery.fold import fold
+from bayesprune.sparse.surgery.followers import followers
+from bayesprune.sparse.surgery.fuse import fuse, silent_in
 
 pytest.importorskip("llvmlite")
 
@@ -29,7 +29,7 @@ def _our_kernel_wins(monkeypatch):
     def timed(runners, **kwargs):
         return {name: 1.0 if name.endswith("native") else 2.0 for name in runners}, ""
 
-    monkeypatch.setattr(import_module("bayesprune.sparse.plan"), "timed", timed)
+    monkeypatch.setattr(import_module("bayesprune.sparse.planning.planner"), "timed", timed)
 
 
 def seasoned(net):

@@ -12,7 +12,7 @@ from torch import nn
 
 from bayesprune.sparse import BSR, CSR
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.linear import SparseLinear
+from bayesprune.sparse.layers.linear import SparseLinear
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the reference runs, and is slow")
 

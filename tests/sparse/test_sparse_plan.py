@@ -13,8 +13,8 @@ from torch import nn
 from bayesprune.layout import Layout
 from bayesprune.patterns import Block, Unstructured
 from bayesprune.sparse import BSR, CSR, Choice, Dense, Plan, SparseLinear, export, plan
-from bayesprune.sparse.blocks import block_shapes, filled
-from bayesprune.sparse.race import race
+from bayesprune.sparse.formats.block_shapes import block_shapes, filled
+from bayesprune.sparse.timing.race import race
 
 
 def lenet300():

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import bayesprune
-from bayesprune.sparse import export, plan, plan_cache
+from bayesprune.sparse import export, plan
 from bayesprune.sparse.disk import cache_folder, keep
+from bayesprune.sparse.timing import cache as plan_cache
 
 CPU = torch.device("cpu")
 

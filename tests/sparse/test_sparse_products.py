@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bayesprune.sparse import BSR, CSR, Dense
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.linear import SparseLinear
+from bayesprune.sparse.layers.linear import SparseLinear
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the reference runs, and is slow")
 

@@ -11,8 +11,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 
 from bayesprune.patterns import Block
 from bayesprune.sparse import BSR, CSR, Dense, SparseLinear, export, load, plan, save
-from bayesprune.sparse.bench import dense_twin
-from bayesprune.sparse.recurrent import SparseRNN
+from bayesprune.sparse.bench.products import dense_twin
+from bayesprune.sparse.layers.recurrent import SparseRNN
 
 MADE = {
     "RNN": lambda **k: nn.RNN(6, 8, **k),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bayesprune.sparse.sizes import full, refit, resize, shrunk, sizes
+from bayesprune.sparse.layers.sizes import full, refit, resize, shrunk, sizes
 
 KEEP = torch.tensor([0, 2, 3, 5])
 KINDS = {

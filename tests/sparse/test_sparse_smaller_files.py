@@ -13,11 +13,11 @@ from test_sparse_tampering import ODD, forge, parts, places, set_at
 from torch import nn
 
 from bayesprune import nets
-from bayesprune.contents import contents
 from bayesprune.sparse import BSR, FileError, export, load, save
-from bayesprune.sparse.attention import SparseAttention
-from bayesprune.sparse.sizes import refit
-from bayesprune.sparse.wholes import set_fast_paths
+from bayesprune.sparse.layers.attention import SparseAttention
+from bayesprune.sparse.layers.sizes import refit
+from bayesprune.sparse.saving.contents import contents
+from bayesprune.sparse.surgery.composites import set_fast_paths
 
 
 def narrowed(before, after, keep):

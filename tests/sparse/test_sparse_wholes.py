@@ -13,10 +13,10 @@ from torch import nn
 
 from bayesprune.patterns import Block
 from bayesprune.sparse import BSR, CSR, Dense, FileError, SparseLinear, export, load, plan, save
-from bayesprune.sparse.attention import SparseAttention
-from bayesprune.sparse.bench import dense_twin
-from bayesprune.sparse.manifest import Manifest
-from bayesprune.sparse.wholes import calls_on, whole_of
+from bayesprune.sparse.bench.products import dense_twin
+from bayesprune.sparse.layers.attention import SparseAttention
+from bayesprune.sparse.saving.manifest import Manifest
+from bayesprune.sparse.surgery.composites import calls_on, whole_of
 
 TINY = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -288,7 +288,9 @@ def clock(monkeypatch):
             factor = whole if "packed" in runners else 10
             return {name: 1e-3 if name == "dense" else 1e-3 / factor for name in runners}, ""
 
-        monkeypatch.setattr(sys.modules["bayesprune.sparse.plan"], "timed", timed)  # the function hides the module
+        monkeypatch.setattr(
+            sys.modules["bayesprune.sparse.planning.planner"], "timed", timed
+        )  # the function hides the module
 
     return set_to
 

@@ -17,8 +17,8 @@ from bayesprune.sparse.compact.pointwise import pointwise
 from bayesprune.sparse.compact.prepare import Prepared, prepare
 from bayesprune.sparse.compact.solve import Solution, box, solve
 from bayesprune.sparse.compact.walk import Walk
-from bayesprune.sparse.masked import masked_copy
-from bayesprune.sparse.opened import parts_of
+from bayesprune.sparse.layers.composite import parts_of
+from bayesprune.sparse.surgery.masked import masked_copy
 
 __all__ = ["Compacted", "compact"]
 

@@ -11,8 +11,8 @@ from bayesprune.sparse.compact.atoms import distinct, varying
 from bayesprune.sparse.compact.facts import Facts, Read, Rect
 from bayesprune.sparse.compact.prepare import Prepared, prefix_of
 from bayesprune.sparse.compact.solve import Solution, box
-from bayesprune.sparse.sizes import refit
-from bayesprune.sparse.wholes import open_at, set_fast_paths
+from bayesprune.sparse.layers.sizes import refit
+from bayesprune.sparse.surgery.composites import open_at, set_fast_paths
 
 __all__ = ["Change", "Cut", "cut"]
 

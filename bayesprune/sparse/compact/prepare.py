@@ -9,10 +9,10 @@ from types import MappingProxyType
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from bayesprune.sparse.attention import SparseAttention
 from bayesprune.sparse.checks import shared_names
-from bayesprune.sparse.opened import hooked
-from bayesprune.sparse.wholes import Call, calls_on, open_at
+from bayesprune.sparse.layers.attention import SparseAttention
+from bayesprune.sparse.layers.composite import hooked
+from bayesprune.sparse.surgery.composites import Call, calls_on, open_at
 
 __all__ = ["Prepared", "prefix_of", "prepare"]
 

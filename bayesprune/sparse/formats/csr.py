@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from bayesprune.sparse.buffers.unpack import dense_of
 from bayesprune.sparse.formats.base import Format, SparseWeight, check_crow_and_col, crow_and_col, slices
 from bayesprune.sparse.formats.quantised import check_bits, check_scale, precision, quantise, scaled
 from bayesprune.sparse.kernels.ops import csr_linear
 from bayesprune.sparse.kernels.torch_sparse import torch_tensor
-from bayesprune.sparse.kernels.unpack import dense_of
 
 __all__ = ["CSR"]
 

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from bayesprune.sparse.buffers.unpack import dense_of, places_of
 from bayesprune.sparse.formats.base import Format, SparseWeight, slices
 from bayesprune.sparse.kernels.ops import semi_structured_linear
-from bayesprune.sparse.kernels.unpack import dense_of, places_of
 
 __all__ = ["SemiStructured"]
 

@@ -8,12 +8,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bayesprune.sparse.buffers.operands import Operands
+from bayesprune.sparse.buffers.unpack import rows_of
 from bayesprune.sparse.gpu.devices import interpreted
 from bayesprune.sparse.gpu.launch import Launch, precision_of
 from bayesprune.sparse.gpu.tuning import limits, power
 from bayesprune.sparse.gpu.walk import inputs_of
-from bayesprune.sparse.kernels.base import Operands
-from bayesprune.sparse.kernels.unpack import rows_of
 
 __all__ = ["Transposed", "grad_values", "grad_x", "pass_of_values", "pass_of_x", "pays", "transposed"]
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesprune.sparse.buffers.operands import Operands
 from bayesprune.sparse.gpu.devices import interpreted
 from bayesprune.sparse.gpu.epilogue import finish
 from bayesprune.sparse.gpu.few import few_product
 from bayesprune.sparse.gpu.linear import product, turn
 from bayesprune.sparse.gpu.tuning import Config, Problem, choose, power
-from bayesprune.sparse.kernels.base import Operands
 
 __all__ = ["Call", "Launch", "linear", "precision_of"]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from bayesprune.sparse.gpu.devices import interpreted
-from bayesprune.sparse.plan_cache import timed
+from bayesprune.sparse.timing.cache import timed
 
 __all__ = ["MOST_FEW", "Config", "Problem", "Replayed", "candidates", "choose", "limits", "power", "shared_memory"]
 

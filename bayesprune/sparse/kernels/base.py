@@ -3,16 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bayesprune.sparse.geometry import Geometry
-from bayesprune.sparse.kernels.unpack import dense_of, values_at
+from bayesprune.sparse.buffers.geometry import Geometry
+from bayesprune.sparse.buffers.operands import Operands
+from bayesprune.sparse.buffers.unpack import dense_of, values_at
 
-__all__ = ["ACTIVATIONS", "Kernel", "Operands"]
+__all__ = ["ACTIVATIONS", "Kernel"]
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {
@@ -22,18 +23,6 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
         "gelu_tanh": lambda y: F.gelu(y, approximate="tanh"),
     }
 )
-
-
-class Operands(NamedTuple):
-    """All but x of a product: the plain buffers of a packed weight ``(out, in)``, and what is done to the sums."""
-
-    values: Tensor
-    crow: Tensor
-    col: Tensor
-    bias: Tensor | None
-    scale: Tensor | None
-    shape: tuple[int, int]
-    activation: str
 
 
 class Kernel(ABC):

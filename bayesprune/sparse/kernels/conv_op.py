@@ -5,8 +5,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import Library
 
-from bayesprune.sparse.geometry import Geometry
-from bayesprune.sparse.kernels.base import Operands
+from bayesprune.sparse.buffers.geometry import Geometry
+from bayesprune.sparse.buffers.operands import Operands
+from bayesprune.sparse.buffers.unpack import conv_weight, dense_of, values_at
 from bayesprune.sparse.kernels.ops import (
     check_operands,
     chosen_kernel,
@@ -15,7 +16,6 @@ from bayesprune.sparse.kernels.ops import (
     refuse_second,
     without_autocast,
 )
-from bayesprune.sparse.kernels.unpack import conv_weight, dense_of, values_at
 
 __all__ = ["bsr_conv2d", "convolve"]
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bayesprune.sparse.buffers.unpack import dense_of
 from bayesprune.sparse.kernels.base import Kernel
-from bayesprune.sparse.kernels.unpack import dense_of
 
 __all__ = ["CuSparseLt"]
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bayesprune.sparse.geometry import Geometry
-from bayesprune.sparse.kernels.base import Kernel, Operands
+from bayesprune.sparse.buffers.geometry import Geometry
+from bayesprune.sparse.buffers.operands import Operands
+from bayesprune.sparse.kernels.base import Kernel
 from bayesprune.sparse.native.arguments import workspace
 
 if TYPE_CHECKING:

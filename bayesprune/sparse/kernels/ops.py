@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import Library
 
+from bayesprune.sparse.buffers.operands import Operands
 from bayesprune.sparse.kernels import KERNELS, Kernel
-from bayesprune.sparse.kernels.base import ACTIVATIONS, Operands
+from bayesprune.sparse.kernels.base import ACTIVATIONS
 
 __all__ = [
     "bsr_linear",

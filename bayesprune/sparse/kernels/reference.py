@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bayesprune.sparse.geometry import Geometry
-from bayesprune.sparse.kernels.base import ACTIVATIONS, Kernel, Operands
-from bayesprune.sparse.kernels.unpack import conv_weight, dense_of
+from bayesprune.sparse.buffers.geometry import Geometry
+from bayesprune.sparse.buffers.operands import Operands
+from bayesprune.sparse.buffers.unpack import conv_weight, dense_of
+from bayesprune.sparse.kernels.base import ACTIVATIONS, Kernel
 
 __all__ = ["Reference"]
 

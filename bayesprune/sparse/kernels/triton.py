@@ -6,9 +6,10 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from bayesprune.sparse.geometry import Geometry
+from bayesprune.sparse.buffers.geometry import Geometry
+from bayesprune.sparse.buffers.operands import Operands
 from bayesprune.sparse.gpu.devices import obstacle
-from bayesprune.sparse.kernels.base import Kernel, Operands
+from bayesprune.sparse.kernels.base import Kernel
 
 __all__ = ["BLOCK_ROWS", "Triton"]
 

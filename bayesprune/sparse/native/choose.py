@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
-from bayesprune.sparse.geometry import Geometry
+from bayesprune.sparse.buffers.geometry import Geometry
 from bayesprune.sparse.native.compiled import Entry, entry
 from bayesprune.sparse.native.conv import conv_ir
 from bayesprune.sparse.native.host import Isa, host_isa

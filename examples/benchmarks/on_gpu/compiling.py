@@ -19,8 +19,8 @@ def compile_cells(cells: list[dict[str, Any]], device: str) -> int:
     For a process that does nothing else: launching compiles from then on. Of tensors, only what Triton compiles for
     counts (dtypes, sizes, addresses), so that nothing is written into them.
     """
+    from bayesprune.sparse.buffers.operands import Operands
     from bayesprune.sparse.gpu import launch, tuning
-    from bayesprune.sparse.kernels.base import Operands
 
     asked = []
 

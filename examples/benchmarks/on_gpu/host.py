@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bayesprune.sparse import BSR, SparseLinear
-from bayesprune.sparse.bench import Setting, random_mask
+from bayesprune.sparse.bench.products import Setting, random_mask
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.kernels.ops import bsr_linear
 from on_gpu.clock import Clock, Way, failure

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bayesprune.sparse import BSR, SparseLinear
-from bayesprune.sparse.bench import Setting, random_mask
+from bayesprune.sparse.bench.products import Setting, random_mask
 from bayesprune.sparse.formats import SemiStructured
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.kernels.torch_sparse import torch_tensor

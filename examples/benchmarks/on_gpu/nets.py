@@ -11,7 +11,7 @@ from whole_nets import CASES, Case, random_masks
 
 import bayesprune as bp
 from bayesprune import nets
-from bayesprune.sparse.conv import channels_last
+from bayesprune.sparse.layers.conv import channels_last
 from on_gpu.clock import GRAPH, Clock, Way, failure, largest_error
 from on_gpu.results import Results
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bayesprune.whole_files import replace
+from bayesprune._files import replace
 
 __all__ = ["PARTS", "RefusedError", "Results", "check_file", "read"]
 

@@ -35,7 +35,7 @@ def _dense_step(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Way:
 
 
 def _vd_step(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Way:
-    from bayesprune.elbo import MeanFieldELBO
+    from bayesprune.fitting.elbo import MeanFieldELBO
 
     bnet = bp.BayesianNet(net, {"*.weight": bp.SparseVD()})
     bound = MeanFieldELBO()(bp.classify(bnet, size=_SIZE), bnet.guide).to(x.device)

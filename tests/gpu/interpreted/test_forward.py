@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.sparse import BSR, SparseLinear, SparseWeight
-from bayesprune.sparse.conv import SparseConv2d
-from bayesprune.sparse.geometry import Geometry
+from bayesprune.sparse.buffers.geometry import Geometry
+from bayesprune.sparse.buffers.operands import Operands
 from bayesprune.sparse.gpu.launch import Call
 from bayesprune.sparse.gpu.tuning import Config, Problem, candidates
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.kernels.base import ACTIVATIONS, Operands
+from bayesprune.sparse.kernels.base import ACTIVATIONS
+from bayesprune.sparse.layers.conv import SparseConv2d
 
 BLOCKS = [(16, 1), (16, 16), (32, 32), (64, 16), (64, 64), (128, 64), (48, 3), (24, 24), (32, 5), (100, 2)]
 ERRORS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}  # of the largest result

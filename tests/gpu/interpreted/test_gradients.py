@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bayesprune.sparse import BSR, SparseLinear, SparseWeight
-from bayesprune.sparse.conv import SparseConv2d
-from bayesprune.sparse.geometry import Geometry
+from bayesprune.sparse.buffers.geometry import Geometry
+from bayesprune.sparse.buffers.operands import Operands
 from bayesprune.sparse.gpu import gradients
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.kernels.base import Operands
+from bayesprune.sparse.layers.conv import SparseConv2d
 
 BLOCKS = [(16, 1), (16, 16), (64, 2), (32, 64), (128, 48), (24, 5), (100, 3), (64, 130)]
 ERRORS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}  # of the largest result

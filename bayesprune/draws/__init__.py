@@ -1,0 +1,13 @@
+"""How a draw meets torch and Pyro: Gaussian draws that carry their moments, and param sites without a store."""
+
+from bayesprune.draws.gaussian import Estimator, GaussianDraw, SecondUseError, plain, sampling
+from bayesprune.draws.sites import param_site
+
+__all__ = [
+    "Estimator",
+    "GaussianDraw",
+    "SecondUseError",
+    "param_site",
+    "plain",
+    "sampling",
+]

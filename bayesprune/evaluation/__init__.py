@@ -1,0 +1,18 @@
+"""How good a net is: the posterior predictive, metrics, and the comparison with the dense net and its rivals."""
+
+from bayesprune.evaluation.prediction import Prediction, predict
+from bayesprune.evaluation.scoring import Losses, Score, losses, score
+from bayesprune.evaluation.verification import ModelRow, Rival, Verification, verify
+
+__all__ = [
+    "Losses",
+    "ModelRow",
+    "Prediction",
+    "Rival",
+    "Score",
+    "Verification",
+    "losses",
+    "predict",
+    "score",
+    "verify",
+]

@@ -1,0 +1,219 @@
+"""Measure what a pruned net is worth: against the dense net, and against magnitude pruning at the same sparsity."""
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.evaluation.prediction import draw_outputs, evaluating, known_observation, run_over
+from bayesprune.evaluation.scoring import Losses, Score, losses, score
+from bayesprune.fitting.likelihoods import call
+from bayesprune.methods.deterministic import Deterministic
+from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.pruning.masking import EmptyLayerWarning, masks
+from bayesprune.pruning.saliency import magnitude
+from bayesprune.sparse import Plan, compressed, export, save
+from bayesprune.sparse.saving.byte_counts import ByteCount, byte_counts
+from bayesprune.sparse.timing.race import race
+
+__all__ = [
+    "DENSE",
+    "PRUNED",
+    "ModelRow",
+    "Rival",
+    "Verification",
+    "density",
+    "masked_forward",
+    "score_forward",
+    "verify",
+]
+
+DENSE, PRUNED = "dense", "posterior mean, pruned"
+ONE_SHOT, BY_MEAN = "dense net, one-shot magnitude", "same posterior, ranked by |mean|"
+
+Masks = Mapping[str, Tensor]
+Rival = tuple[Mapping[str, Tensor], Masks]
+"""Another pruned net to stand beside: its parameters and buffers by name, and its masks."""
+Outputs = tuple[Tensor, Tensor | None]
+"""A net's output on each draw and example, and the targets."""
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One model in the comparison.
+
+    Attributes:
+        name: what it is.
+        score: its figures on the data set.
+        kept: the fraction of the matched weights' entries that it keeps.
+        nbytes: its size on disk in bytes; ``None`` for a rival that is ranked only.
+        seconds: the median time of one forward pass on the example; ``None`` where not timed.
+        speedup: the dense net's median over its own, measured in turns.
+    """
+
+    name: str
+    score: Score
+    kept: float
+    nbytes: int | None = None
+    seconds: float | None = None
+    speedup: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        figures = {k: v for k, v in vars(self.score).items() if v is not None}
+        if self.score.class_errors is not None:  # JSON has no NaN
+            figures["class_errors"] = [None if math.isnan(e) else e for e in self.score.class_errors]
+        return {**{k: v for k, v in vars(self).items() if k != "score"}, **figures}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What :func:`verify` measured.
+
+    Attributes:
+        rows: the models.
+        losses: by a row's name, how it fares on each example.
+        outputs: the net's output on each example, of the dense net and of the packed one, by the row's name.
+        targets: what the loader said it should be.
+        predictive: the name of the posterior predictive's row.
+        rivals: the names of the rows that are pruned in another way.
+        sizes: the bytes of each pruned weight of the packed net, of all else and of the whole.
+    """
+
+    rows: tuple[ModelRow, ...]
+    losses: Mapping[str, Losses]
+    outputs: Mapping[str, Tensor]
+    targets: Tensor
+    predictive: str
+    rivals: tuple[str, ...]
+    sizes: tuple[ByteCount, ...]
+
+    def __getitem__(self, name: str) -> ModelRow:
+        return next(row for row in self.rows if row.name == name)
+
+
+@torch.no_grad()
+def verify(
+    bnet: BayesianNet,
+    kept: Masks,
+    loader: Iterable[Any],
+    plan: Plan,
+    example: Any,
+    *,
+    draws: int = 20,
+    rivals: Mapping[str, Rival],
+) -> Verification:
+    """Score, weigh and time the models that a report compares: on ``loader`` and on ``example``, timed in turns.
+
+    Returns:
+        The rows: the dense net, the packed posterior mean, the posterior predictive through the same support, the dense
+        net cut by magnitude without training, the same posterior ranked by |mean| where that keeps others, the rivals.
+        The packed net is the one that is scored, not a masked stand-in.
+
+    Raises:
+        ValueError: no observation model, no targets, a loader whose order changes, or a rival named as one of our rows.
+    """
+    observation = known_observation(bnet)
+    device = next(iter(bnet.parameters())).device
+    dense = copy.deepcopy(bnet.net).to(device).eval()
+    values = {**dict(dense.named_parameters()), **dict(dense.named_buffers())}
+    means = bnet.means()
+    packed = export(dense, means, kept, example=example, plan=plan)
+    variances = bnet.variances()
+    sds = {name: var.sqrt() for name, var in variances.items()}
+    spread = export(dense, {**means, **sds}, kept, example=example, plan=plan)
+    by_mean, one_shot = _of_the_same_size(bnet, means, kept), _of_the_same_size(bnet, values, kept)
+    masked = partial(masked_forward, bnet)
+    many = f"posterior predictive, {draws} draws"
+    if taken := rivals.keys() & {DENSE, PRUNED, many, ONE_SHOT, BY_MEAN}:
+        raise ValueError(f"the report has a row {sorted(taken)[0]!r} of its own: give the baseline another name")
+
+    def drawn(*inputs: Any, **named: Any) -> None:
+        for _ in range(draws):
+            masked(bnet.draw(), kept)(*inputs, **named)
+
+    def over(net: Callable[..., Any]) -> Outputs:
+        output, y = run_over(net, loader, device)
+        return output[None], y
+
+    rows: list[ModelRow] = []
+    each: dict[str, Losses] = {}
+
+    def judge(name: str, found: Outputs, share: float, nbytes: int | None = None) -> None:
+        output, y = found
+        rows.append(ModelRow(name, score(observation, output, y), share, nbytes))
+        assert y is not None and before[1] is not None  # or score had raised
+        if not torch.equal(y, before[1]):
+            raise ValueError("the loader's order changes from one pass to the next: make one with shuffle=False")
+        each[name] = losses(observation, output, y)
+
+    with evaluating(bnet):
+        predictive = draw_outputs(bnet, loader, draws, kept)  # first: a pass over a loader moves the generator
+        before, after = over(dense), over(packed)
+        judge(DENSE, before, 1.0, _on_disk(dense))
+        judge(PRUNED, after, density(kept), _on_disk(packed))
+        judge(many, predictive, density(kept), _on_disk(packed) + _on_disk(spread))
+        judge(ONE_SHOT, over(masked(values, one_shot)), density(one_shot))
+        if any(not torch.equal(by_mean[name], mask) for name, mask in kept.items()):  # the fit left something to rank
+            judge(BY_MEAN, over(masked(means, by_mean)), density(by_mean))
+        runs: dict[str, Callable[..., Any]] = {DENSE: dense, PRUNED: packed}
+        for name, (rival_means, rival_masks) in rivals.items():
+            runs[name] = rival = export(dense, rival_means, rival_masks, example=example)
+            judge(name, over(rival), density(rival_masks), _on_disk(rival))
+        calls = {name: partial(call, run, example) for name, run in runs.items()}
+        seconds = race(calls, device=device, budget=1.0, rounds=101)
+        slow = race({DENSE: calls[DENSE], many: partial(call, drawn, example)}, device=device)
+        ratio = {name: seconds[DENSE] / s for name, s in seconds.items()} | {many: slow[DENSE] / slow[many]}
+        seconds[many] = slow[many]
+    assert before[1] is not None
+    return Verification(
+        rows=tuple(replace(r, seconds=seconds.get(r.name), speedup=ratio.get(r.name)) for r in rows),
+        losses=each,
+        outputs={DENSE: before[0][0], PRUNED: after[0][0]},
+        targets=before[1],
+        predictive=many,
+        rivals=tuple(r.name for r in rows[3:]),
+        sizes=byte_counts(dense, kept, packed, compressed(packed, variances=variances)),
+    )
+
+
+def score_forward(bnet: BayesianNet, forward: Callable[..., Any], loader: Iterable[Any]) -> Score:
+    """The figures of one forward function on a data set, on the net's device and by the net's observation."""
+    outputs, targets = run_over(forward, loader, next(iter(bnet.parameters())).device)
+    return score(bnet.observation, outputs[None], targets)
+
+
+def masked_forward(bnet: BayesianNet, weights: Mapping[str, Tensor], masks: Masks) -> Callable[..., Any]:
+    """The net on ``weights`` with what ``masks`` drop at 0."""
+    return partial(bnet.run, {**weights, **{name: weights[name] * m for name, m in masks.items()}})
+
+
+def density(kept: Masks) -> float:
+    """The fraction of the entries of all masks together that stays."""
+    return sum(int(m.sum()) for m in kept.values()) / max(sum(m.numel() for m in kept.values()), 1)
+
+
+def _on_disk(module: nn.Module) -> int:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save(module, path)
+        return path.stat().st_size
+
+
+def _of_the_same_size(bnet: BayesianNet, values: Mapping[str, Tensor], kept: Masks) -> Masks:
+    """Masks over the same groups with as many entries in all as ``kept``, by the size of ``values`` in each layer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmptyLayerWarning)  # what a rival empties is the rival's own figure
+        rival = BayesianNet(bnet.net, {name: Deterministic(p.pattern) for name, p in bnet.posteriors.items()})
+        for name, posterior in rival.posteriors.items():
+            posterior.get_parameter("loc").copy_(values[name])
+        found = masks(rival, keep=max(density(kept), 1e-9), saliency=magnitude)
+    return {name: mask.to(kept[name].device) for name, mask in found.items()}

@@ -1,0 +1,9 @@
+"""A net with a posterior over its weights, and the rules that say which method fits which weight."""
+
+from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.network.rules import posteriors_of
+
+__all__ = [
+    "BayesianNet",
+    "posteriors_of",
+]

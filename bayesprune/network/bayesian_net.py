@@ -1,0 +1,235 @@
+"""A net with a posterior over its weights."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, get_args
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bayesprune.draws.gaussian import Estimator, GaussianDraw, SecondUseError, plain, sampled, sampling, uses
+from bayesprune.draws.sites import param_site
+from bayesprune.methods.base import Method, Posterior
+from bayesprune.network.recompute import recomputing
+from bayesprune.network.rules import posteriors_of
+from bayesprune.network.tree import Tree, put, tensors
+
+__all__ = ["BayesianNet"]
+
+
+class BayesianNet(nn.Module):
+    """An untouched net plus a posterior for each weight that a rule matches.
+
+    Args:
+        net: any module, fresh or trained. Its values, classes, keys, hooks and mode never change: posteriors start at
+            its weights, everything else is trained in copies that live here, and the net stays the dense baseline.
+            A submodule that was frozen in eval mode inside a net in training mode stays frozen.
+        rules: glob over parameter names → method; the first match wins.
+        estimator: how Gaussian draws meet the data in training. ``"local"`` samples activations (least variance, two
+            products), ``"weight"`` samples the weight (one product), ``"flipout"`` flips one weight draw per example
+            (two). A weight that is used twice in one forward pass takes the weight draw. In eval mode and without
+            gradients, one draw is one weight.
+
+    Raises:
+        TypeError, ValueError: see :func:`bayesprune.network.rules.posteriors_of`.
+
+    ``forward`` is the model's half of a Pyro program, ``guide`` the other. Called outside Pyro's handlers, ``forward``
+    is therefore a draw from the *prior*; :func:`bayesprune.predict` gives the posterior predictive.
+
+    >>> from bayesprune.methods import SparseVD
+    >>> bnet = BayesianNet(nn.Sequential(nn.Linear(4, 3)), {"0.weight": SparseVD()})
+    >>> bnet.snr()["0.weight"].shape, sorted(bnet.means())
+    (torch.Size([3, 4]), ['0.bias', '0.weight'])
+    """
+
+    observation: nn.Module | None
+
+    def __init__(self, net: nn.Module, rules: Mapping[str, Method], *, estimator: Estimator = "local") -> None:
+        super().__init__()
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"BayesianNet needs an nn.Module, got {type(net).__name__}")
+        if estimator not in get_args(Estimator):
+            raise ValueError(f"estimator is one of {get_args(Estimator)}, got {estimator!r}")
+        self._net = (net,)  # in a tuple: not a submodule, so that nothing here trains, moves or switches it
+        self.estimator = estimator
+        self.observation = None
+        found = posteriors_of(net, rules)
+        self.methods = {name: method for name, (method, _) in found.items()}
+        self._posteriors, self._rest = Tree(), Tree()
+        for name, (_, posterior) in found.items():
+            put(self._posteriors, name, posterior)
+        for name, parameter in net.named_parameters():
+            if name not in found:
+                copy = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+                put(self._rest, name, copy)
+        for name, buffer in net.named_buffers():
+            put(self._rest, name, buffer.detach().clone())
+        self._uses: dict[str, int] = {}  # how often each draw was used in the first forward pass
+        self._sampled: tuple[str, ...] = ()
+
+    @property
+    def net(self) -> nn.Module:
+        """The user's net, untouched."""
+        return self._net[0]
+
+    @property
+    def posteriors(self) -> dict[str, Posterior]:
+        """Parameter name → posterior."""
+        found: dict[str, Posterior] = {}
+        for name in self.methods:
+            posterior = self._posteriors.get_submodule(name)
+            assert isinstance(posterior, Posterior)
+            found[name] = posterior
+        return found
+
+    @property
+    def sampled_locally(self) -> tuple[str, ...]:
+        """The weights whose activations were sampled in the last training step; the first only counts uses."""
+        return self._sampled
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the net on weights from the prior's sites, which Pyro replays, conditions or draws."""
+        values = {name: self._effective(name, posterior) for name, posterior in self.posteriors.items()}
+        for name, value in tensors(self._rest):
+            values[name] = param_site(name, value) if isinstance(value, nn.Parameter) else value
+        draws = {n: v for n, v in values.items() if isinstance(v, GaussianDraw)}
+        if self.estimator == "weight" or not (draws and self.training and torch.is_grad_enabled()):
+            return self.run(plain(values), *args, **kwargs)
+        first = not self._uses
+        how: dict[str, Estimator] = {n: self.estimator if self._uses.get(n, 2) <= 1 else "weight" for n in draws}
+        try:
+            with sampling((draw, how[name]) for name, draw in draws.items()):
+                result = self.run(values, *args, **kwargs)
+                seen = {name: uses(draw) for name, draw in draws.items()}
+        except SecondUseError:
+            self._uses, self._sampled = dict.fromkeys(draws, 2), ()
+            return self.run(plain(values), *args, **kwargs)
+        if first:
+            self._uses = seen
+        self._sampled = tuple(name for name, draw in draws.items() if sampled(draw))
+        return result
+
+    def guide(self, *args: Any, **kwargs: Any) -> None:
+        """The guide: the posterior of every weight. Takes what the model takes, and ignores it."""
+        for posterior in self.posteriors.values():
+            posterior.guide()
+
+    def run(self, values: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        """Run the net on ``values`` (parameter or buffer name → tensor), in this module's mode."""
+        mode = self.training
+        how = [(v, v._root.estimator) for v in values.values() if isinstance(v, GaussianDraw)]
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            with _in_mode(self.net, mode), sampling(how, again=True):
+                yield
+
+        # without gradients there is no backward pass that could recompute
+        recompute = recomputing(self.net, values, again) if torch.is_grad_enabled() else nullcontext()
+        with _in_mode(self.net, mode), recompute:
+            return functional_call(self.net, dict(values), args, kwargs)
+
+    def draw(self) -> dict[str, Tensor]:
+        """One joint draw from the posterior, pruned: every parameter and buffer by its name, for :meth:`run`."""
+        return self.traced_draw()[0]
+
+    @torch.no_grad()
+    def traced_draw(self) -> tuple[dict[str, Tensor], poutine.Trace, poutine.Trace]:
+        """A draw as :meth:`draw` gives it, and its sites: under the guide, and under the prior."""
+        with poutine.block(), poutine.trace() as under_q:
+            self.guide()
+        with poutine.block(), poutine.trace() as under_p, poutine.replay(trace=under_q.trace):
+            values = {n: plain(self._effective(n, posterior)).detach() for n, posterior in self.posteriors.items()}
+        return {**values, **{n: v.detach() for n, v in tensors(self._rest)}}, under_q.trace, under_p.trace
+
+    @torch.no_grad()
+    def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Weight name → mean and variance of the effective weight, entry by entry; 0 and 0 where pruned."""
+        found = {}
+        for name, posterior in self.posteriors.items():
+            mean, var = posterior.moments()
+            entries = posterior.entries()
+            found[name] = torch.where(entries, mean, 0.0), torch.where(entries, var, 0.0)
+        return found
+
+    @torch.no_grad()
+    def means(self) -> dict[str, Tensor]:
+        """Every parameter and buffer by its name in the net: posterior means where there is a posterior."""
+        rest = {name: value.detach().clone() for name, value in tensors(self._rest)}
+        return {**{name: mean.clone() for name, (mean, _) in self.moments().items()}, **rest}
+
+    def variances(self) -> dict[str, Tensor]:
+        """Weight name → variance of the effective weight, entry by entry; 0 where pruned."""
+        return {name: variance for name, (_, variance) in self.moments().items()}
+
+    def energies(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Weight name → Σ mean² and Σ variance over each group, of the grid's shape.
+
+        Weights that share a fate, such as the projections of one attention under ``Heads``, share the sums.
+        """
+        pooled: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, (mean, var) in self.moments().items():
+            p = self.posteriors[name]
+            pooled[name] = p.pattern.pool(mean.square(), p.layout), p.pattern.pool(var, p.layout)
+        for names in self.fates():
+            together = [torch.stack(parts).sum(0) for parts in zip(*(pooled[n] for n in names), strict=True)]
+            pooled.update(dict.fromkeys(names, (together[0], together[1])))
+        return pooled
+
+    def fates(self) -> list[list[str]]:
+        """The weights whose groups are decided on together, more than one in each list."""
+        together: dict[tuple[str, object], list[str]] = {}
+        for name, p in self.posteriors.items():
+            if p.pattern.joins and p.layout.fate:
+                together.setdefault((p.layout.fate, p.pattern), []).append(name)
+        return [names for names in together.values() if len(names) > 1]
+
+    def snr(self) -> dict[str, Tensor]:
+        """Weight name → the signal-to-noise ratio of each group: √(Σ mean² / Σ variance).
+
+        0 where pruned, infinity where the variance is 0 and the mean is not.
+        """
+        return {
+            name: torch.where(signal > 0, (signal / noise).sqrt(), 0.0)
+            for name, (signal, noise) in self.energies().items()
+        }
+
+    @torch.no_grad()
+    def inclusion(self) -> dict[str, Tensor]:
+        """Weight name → the posterior probability that a group is there; 0 where pruned.
+
+        For the methods that have one: a spike and slab, hard-concrete gates. Other weights are left out.
+        """
+        found = {name: (p.inclusion(), p.kept) for name, p in self.posteriors.items()}
+        return {name: torch.where(kept, share, 0.0) for name, (share, kept) in found.items() if share is not None}
+
+    def prune(self, kept: Mapping[str, Tensor]) -> None:
+        """Set which groups each posterior keeps: weight name → bool of the grid's shape."""
+        for name, mask in kept.items():
+            self.posteriors[name].prune(mask)
+
+    @staticmethod
+    def _effective(name: str, posterior: Posterior) -> Tensor:
+        weight = posterior.effective()
+        if tuple(weight.shape) != posterior.layout.shape:
+            raise ValueError(
+                f"the draw of {name!r} has shape {tuple(weight.shape)}, the weight {posterior.layout.shape}: call the "
+                "net outside any pyro.plate, and run Predictive and ELBOs without vectorised particles"
+            )
+        return weight
+
+
+@contextmanager
+def _in_mode(net: nn.Module, training: bool) -> Iterator[None]:
+    """Run ``net`` in a mode and put every submodule's own mode back afterwards."""
+    modes = [(module, module.training) for module in net.modules()]
+    frozen = net.training  # in a training net, a submodule in eval mode was frozen on purpose
+    for module, mode in modes:
+        module.training = training and (mode or not frozen)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,62 @@
+"""Which method fits which weight: globs over parameter names, the first match wins."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from bayesprune.layout import layout_of
+from bayesprune.methods.base import Method, Posterior
+from bayesprune.methods.weight import Weight
+from bayesprune.patterns import PatternError
+
+__all__ = ["posteriors_of"]
+
+
+def posteriors_of(net: nn.Module, rules: Mapping[str, Method]) -> dict[str, tuple[Method, Posterior]]:
+    """Give each parameter of ``net`` that a rule matches its method and posterior.
+
+    Args:
+        net: any module.
+        rules: glob over dotted parameter names → method, in order of precedence.
+
+    Returns:
+        Parameter name → (method, posterior), in the net's order. What no rule matches is left out.
+
+    Raises:
+        TypeError: a rule's value is no method.
+        ValueError: a rule matches nothing, a pattern does not fit a tensor (both are named), or a weight is unfit.
+
+    >>> from bayesprune.methods import SparseVD
+    >>> list(posteriors_of(nn.Sequential(nn.Linear(3, 2)), {"*.weight": SparseVD()}))
+    ['0.weight']
+    """
+    for glob, method in rules.items():
+        if not isinstance(method, Method):
+            raise TypeError(f"rule {glob!r} needs a method such as SparseVD(), got {method!r}")
+    for name, parameter in net.named_parameters():
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise ValueError(f"{name!r} has no shape yet: run the net once on a batch before giving it a posterior")
+    found: dict[str, tuple[Method, Posterior]] = {}
+    matched: set[str] = set()
+    for name, parameter in net.named_parameters():
+        globs = [g for g in rules if fnmatchcase(name, g)]
+        if not globs:
+            continue
+        glob = globs[0]
+        matched.add(glob)
+        method = rules[glob]
+        try:
+            weight = Weight(name, parameter, method.pattern, layout_of(net, name))
+        except PatternError as error:
+            raise PatternError(
+                f"rule {glob!r} does not fit {name!r}: {error}. Give {name!r} a rule of its own before {glob!r}"
+            ) from None
+        found[name] = method, method.over(weight)
+    for glob in rules:
+        if glob not in matched:
+            names = [n for n, _ in net.named_parameters()]
+            shadow = next((g for g in rules if any(fnmatchcase(n, glob) and fnmatchcase(n, g) for n in names)), None)
+            why = f"rule {shadow!r} before it takes all it matches" if shadow else f"the parameters are {names}"
+            raise ValueError(f"rule {glob!r} matches no parameter: {why}")
+    return found

@@ -1,0 +1,25 @@
+"""What to prune, and when: saliencies, masks, schedules, and how many bits what stays can bear."""
+
+from bayesprune.pruning.bit_widths import bit_widths
+from bayesprune.pruning.callback import Callback, Run
+from bayesprune.pruning.masking import BudgetWarning, EmptyLayerWarning, Scope, check_keep, check_masks, masks, select
+from bayesprune.pruning.saliency import Saliency, magnitude, random, snr
+from bayesprune.pruning.schedules import Cubic
+
+__all__ = [
+    "BudgetWarning",
+    "Callback",
+    "Cubic",
+    "EmptyLayerWarning",
+    "Run",
+    "Saliency",
+    "Scope",
+    "bit_widths",
+    "check_keep",
+    "check_masks",
+    "magnitude",
+    "masks",
+    "random",
+    "select",
+    "snr",
+]

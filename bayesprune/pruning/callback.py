@@ -1,0 +1,72 @@
+"""What a callback of the training loop sees."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.pruning.masking import EmptyLayerWarning
+
+__all__ = ["Callback", "Run"]
+
+
+@dataclass
+class Run:
+    """A training run under way.
+
+    Attributes:
+        bnet: the net that is being fitted.
+        optimizer: the optimiser, whose state follows what is pruned.
+        steps: how many steps the run will take.
+        step: how many are done.
+    """
+
+    bnet: BayesianNet
+    optimizer: torch.optim.Optimizer
+    steps: int
+    step: int = 0
+
+    @property
+    def progress(self) -> float:
+        """The fraction of the run that is done, in [0, 1]."""
+        return self.step / max(self.steps, 1)
+
+    @torch.no_grad()
+    def prune(self, kept: Mapping[str, Tensor]) -> None:
+        """Prune the net, and forget what the optimiser remembers of the weights that are gone.
+
+        Warns:
+            EmptyLayerWarning: a weight of which nothing is kept any more.
+        """
+        alive = {name for name, posterior in self.bnet.posteriors.items() if bool(posterior.kept.any())}
+        self.bnet.prune(kept)
+        for name, posterior in self.bnet.posteriors.items():
+            if name in alive and not bool(posterior.kept.any()):
+                warnings.warn(
+                    f"nothing of {name!r} is kept after step {self.step} of {self.steps}: no signal passes it; keep "
+                    "more, prune later, or give it a budget of its own with scope='layer'",
+                    EmptyLayerWarning,
+                    stacklevel=3,  # past no_grad's own frame
+                )
+            masks = {posterior.layout.shape: posterior.entries(), tuple(posterior.kept.shape): posterior.kept}
+            for parameter in posterior.parameters():
+                mask = masks.get(tuple(parameter.shape))
+                state = self.optimizer.state.get(parameter, {})
+                if mask is None:
+                    continue
+                for memory in state.values():
+                    if isinstance(memory, Tensor) and memory.shape == mask.shape:
+                        memory.mul_(mask)
+
+
+class Callback:
+    """Something that acts during a run; both methods do nothing unless overridden."""
+
+    def on_step(self, run: Run) -> None:
+        """After each optimiser step."""
+
+    def on_epoch(self, run: Run) -> None:
+        """After each epoch."""

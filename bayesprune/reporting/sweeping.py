@@ -1,0 +1,244 @@
+"""The sparsity curve: what each budget costs, by the posterior's ranking and by its rivals'."""
+
+import copy
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any
+
+import pandas as pd
+import torch
+from accelerate.utils import send_to_device
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from bayesprune.corruptions import Corruption
+from bayesprune.evaluation.prediction import draw_outputs, evaluating
+from bayesprune.evaluation.scoring import Score, score
+from bayesprune.evaluation.verification import density, masked_forward, score_forward
+from bayesprune.fitting.likelihoods import call, parted
+from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.plots import sparsity_curve
+from bayesprune.pruning.masking import BudgetWarning, EmptyLayerWarning, Scope, check_keep, masks
+from bayesprune.pruning.saliency import Saliency, magnitude, random, snr
+from bayesprune.sparse import export, nbytes
+from bayesprune.sparse.surgery.masked import masked_copy
+from bayesprune.sparse.timing.race import race
+
+__all__ = ["Curve", "Point", "sweep"]
+
+UNPRUNED = "unpruned"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One pruned net on one data set.
+
+    Attributes:
+        saliency: what ranked the groups; ``"unpruned"`` for the net before.
+        net: which of several nets, from 0.
+        seed: the seed of what is random: a random ranking, draws, corruptions.
+        asked: the fraction of the weights to keep that was asked for.
+        kept: the fraction of the matched weights' entries that is kept.
+        weights: how many entries that is.
+        nbytes: bytes of the tensors in the file that :func:`bayesprune.save` writes.
+        score: its figures.
+        worst_class: the class whose error rose most over the unpruned net's; ``None`` for real targets.
+        worst_rise: by how much, a fraction.
+        corruption: what was done to the images, ``None`` if nothing.
+        severity: how badly, 1 to 5; 0 for clean images.
+        seconds: the median time of one forward pass of the packed net; ``None`` where not timed.
+        speedup: the dense net's median over its own, measured in turns.
+    """
+
+    saliency: str
+    net: int
+    seed: int
+    asked: float
+    kept: float
+    weights: int
+    nbytes: int
+    score: Score
+    worst_class: int | None = None
+    worst_rise: float | None = None
+    corruption: str | None = None
+    severity: int = 0
+    seconds: float | None = None
+    speedup: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON. What does not apply is left out; a class without examples has error ``None``."""
+        plain = {**vars(self), **vars(self.score)}
+        del plain["score"]
+        if self.score.class_errors is not None:
+            plain["class_errors"] = [None if math.isnan(e) else e for e in self.score.class_errors]
+        return {name: value for name, value in plain.items() if value is not None}
+
+
+@dataclass(frozen=True, repr=False)
+class Curve:
+    """What :func:`sweep` found. ``print`` it, :meth:`plot` it, or take :meth:`to_frame`."""
+
+    points: tuple[Point, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {"points": [point.to_dict() for point in self.points]}
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a point; the error of class 8, say, is the column ``error_8``, and the size on disk ``bytes``."""
+        rows = [point.to_dict() for point in self.points]
+        for row in rows:
+            errors = row.pop("class_errors", [])
+            row.update({f"error_{k}": math.nan if e is None else e for k, e in enumerate(errors)})
+            row["bytes"] = row.pop("nbytes")  # pandas has an attribute of that name
+        return pd.DataFrame(rows)
+
+    def plot(self, metric: str | None = None, ax: Axes | None = None) -> Axes:
+        """:func:`bayesprune.plots.sparsity_curve` of this curve's frame."""
+        return sparsity_curve(self.to_frame(), metric=metric, ax=ax)
+
+    def __str__(self) -> str:
+        frame = self.to_frame().replace({"corruption": {None: "clean"}})
+        keys = [c for c in ("corruption", "severity", "saliency", "asked") if c in frame and frame[c].nunique() > 1]
+        figures = ["kept", "bytes", "error", "rmse", "nll", "ece", "coverage", "worst_rise", "speedup"]
+        means = frame.groupby(keys, sort=False, dropna=False)[[c for c in figures if c in frame]].mean()
+        return means.to_string(float_format="{:.4g}".format)
+
+    __repr__ = __str__
+
+
+def sweep(
+    bnets: BayesianNet | Sequence[BayesianNet],
+    loader: Iterable[Any],
+    *,
+    keep: Sequence[float] = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01),
+    saliencies: Sequence[Saliency] = (snr, magnitude, random),
+    scope: Scope = "global",
+    seeds: Sequence[int] = (0,),
+    draws: int | None = None,
+    corruptions: Sequence[Corruption] = (),
+    severities: Sequence[int] = (1, 2, 3, 4, 5),
+    latency: bool = False,
+) -> Curve:
+    """Prune to each budget by each ranking, and score what is left.
+
+    Args:
+        bnets: the net with its posterior, fitted; or several, fits with different seeds, for a spread. What a schedule
+            pruned while fitting stays pruned, so a fit without one shows the whole curve.
+        loader: batches ``(x, y)`` in a fixed order.
+        keep: fractions of the entries of all matched weights to keep, in (0, 1].
+        saliencies: what ranks groups, such as :func:`bayesprune.snr`; told apart by their names.
+        scope: whether a budget is one for all weights together or one for each.
+        seeds: each fixes what is random (a random ranking, draws, corruptions) and gives points of its own; the global
+            generator is left as it was.
+        draws: score the posterior predictive of so many draws; by default the posterior mean.
+        corruptions: of :mod:`bayesprune.corruptions`: each point is scored again on the images that they spoil.
+        severities: how badly.
+        latency: whether to pack each pruned net and time it beside the dense one on the first batch: about a second a
+            point.
+
+    Returns:
+        A point for each net, seed, ranking and budget, and the unpruned net; under each corruption as well.
+
+    Raises:
+        ValueError: a budget out of range, no budgets, saliencies, seeds or data, two saliencies of one name, no
+            targets, or no observation model.
+
+    >>> from bayesprune import SparseVD, classify
+    >>> bnet = BayesianNet(torch.nn.Sequential(torch.nn.Linear(40, 3)), {"0.weight": SparseVD()})
+    >>> model = classify(bnet, size=6)
+    >>> curve = sweep(bnet, [(torch.randn(6, 40), torch.arange(6) % 3)], keep=[0.5, 0.1], saliencies=[snr])
+    >>> [(point.saliency, point.weights) for point in curve.points]
+    [('unpruned', 120), ('snr', 60), ('snr', 12)]
+    """
+    nets = [bnets] if isinstance(bnets, BayesianNet) else list(bnets)
+    names = [getattr(saliency, "__name__", str(saliency)) for saliency in saliencies]
+    for what, given in (("nets", nets), ("keep", keep), ("saliencies", names), ("seeds", seeds)):
+        if not len(given):
+            raise ValueError(f"sweep needs at least one of {what}, got none")
+    for fraction in keep:
+        check_keep(fraction, scope)
+    if len({*names, UNPRUNED}) <= len(names):
+        raise ValueError(f"saliencies are told apart by their names, which must differ: got {names}")
+    if draws is not None and draws < 1:
+        raise ValueError(f"draws is an integer ≥ 1, or None for the posterior mean, got {draws}")
+    batches: Iterable[Any] = list(loader) if isinstance(loader, Iterator) else loader
+    with torch.random.fork_rng():
+        example = _inputs(next(iter(batches), None))
+        points: list[Point] = []
+        for (index, bnet), seed in product(enumerate(nets), seeds):
+            kept = {(UNPRUNED, 1.0): {name: p.entries() for name, p in bnet.posteriors.items()}}
+            for (name, saliency), k in product(zip(names, saliencies, strict=True), keep):
+                kept[name, k] = _pruned(bnet, saliency, k, scope, seed)
+            size = {of: _size(bnet, mask, example if latency else None) for of, mask in kept.items()}
+            for corrupt, severity in [(None, 0), *product(corruptions, severities)]:
+                shown = batches if corrupt is None else _spoilt(batches, corrupt, severity, seed)
+                spoilt: dict[str, Any] = {"corruption": corrupt.__name__ if corrupt else None, "severity": severity}
+                scores = {of: _score(bnet, mask, shown, draws, seed) for of, mask in kept.items()}
+                for of, found in scores.items():
+                    rise = _worst(scores[UNPRUNED, 1.0], found) if of[0] != UNPRUNED else {}
+                    points.append(Point(of[0], index, seed, of[1], score=found, **size[of], **rise, **spoilt))
+    return Curve(tuple(points))
+
+
+def _pruned(bnet: BayesianNet, saliency: Saliency, keep: float, scope: Scope, seed: int) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        for category in (BudgetWarning, EmptyLayerWarning):  # how deep is too deep is what a sweep is to show
+            warnings.simplefilter("ignore", category)
+        return masks(bnet, keep=keep, scope=scope, saliency=saliency)
+
+
+def _score(
+    bnet: BayesianNet, kept: Mapping[str, Tensor], batches: Iterable[Any], draws: int | None, seed: int
+) -> Score:
+    if draws is not None:
+        torch.manual_seed(seed)
+        return score(bnet.observation, *draw_outputs(bnet, batches, draws, kept))
+    with evaluating(bnet):
+        return score_forward(bnet, masked_forward(bnet, bnet.means(), kept), batches)
+
+
+def _inputs(batch: Any) -> Any:
+    if batch is None:
+        raise ValueError("the loader holds no batches")
+    x, y = parted(batch)
+    if y is None:
+        raise ValueError("the loader yields no targets: sweep scores batches (x, y)")
+    return x
+
+
+def _size(bnet: BayesianNet, kept: Mapping[str, Tensor], example: Any | None) -> dict[str, Any]:
+    """How much is kept, and how fast it runs on an example."""
+    means = bnet.means()
+    found: dict[str, Any] = {
+        "kept": density(kept),
+        "weights": sum(int(mask.sum()) for mask in kept.values()),
+        "nbytes": nbytes(masked_copy(bnet.net, means, kept), stored=True),
+    }
+    if example is not None:
+        device = next(iter(bnet.parameters())).device
+        example = send_to_device(example, device)
+        dense = copy.deepcopy(bnet.net).to(device).eval()
+        packed = export(dense, means, kept, example=example)
+        runs = {"dense": partial(call, dense, example), "packed": partial(call, packed, example)}
+        seconds = race(runs, device=device)
+        found |= {"seconds": seconds["packed"], "speedup": seconds["dense"] / seconds["packed"]}
+    return found
+
+
+def _spoilt(batches: Iterable[Any], corrupt: Corruption, severity: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    return [(corrupt(x, severity, seed=seed + i), y) for i, (x, y) in enumerate(batches)]
+
+
+def _worst(before: Score, after: Score) -> dict[str, Any]:
+    """The class whose error rose most, and by how much."""
+    if before.class_errors is None or after.class_errors is None:
+        return {}
+    rises = [a - b for b, a in zip(before.class_errors, after.class_errors, strict=True)]
+    worst = max((k for k, rise in enumerate(rises) if not math.isnan(rise)), key=rises.__getitem__)
+    return {"worst_class": worst, "worst_rise": rises[worst]}

@@ -1,0 +1,251 @@
+"""Carry out a recipe in a run folder, and open what came of it."""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bayesprune.fitting.checkpoints import Loose
+from bayesprune.fitting.history import History
+from bayesprune.fitting.likelihoods import call, classify, parted, regress
+from bayesprune.fitting.loop import check_device, fit
+from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.pruning import Callback, Run
+from bayesprune.runs.folder import RunFolder
+from bayesprune.runs.recipe import Recipe
+from bayesprune.runs.sources import Data, find_data, find_net
+
+__all__ = ["Prepared", "example_of", "open_data", "open_run", "prepare", "train"]
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe whose net and data are there and fit each other."""
+
+    recipe: Recipe
+    net: nn.Module
+    data: Data
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Make a recipe's net and data, and check all that can be checked before training.
+
+    The recipe that comes back has its rules and the checksum of ``start`` written out.
+
+    Raises:
+        ValueError: a net, data, rules or device that are not there or do not fit each other.
+        FileNotFoundError: data or a checkpoint that are nowhere.
+    """
+    device = check_device(recipe.device)
+    with _seeded(recipe.seed):
+        net = find_net(recipe.net)
+        data = find_data(recipe.data, recipe.batch)
+    if recipe.start is not None:
+        recipe = recipe.but(start_sha256=_start(net, recipe))
+    net.to(device)
+    _check_takes(net, data, recipe)
+    if not recipe.rules:
+        weights = [n for n, p in net.named_parameters() if p.dim() > 1 and n.rpartition(".")[2].endswith("weight")]
+        if not weights:
+            raise ValueError(
+                f"net {recipe.net!r} has no parameter called weight of two or more axes: say which, --rule"
+            )
+        recipe = recipe.but(rules=tuple(f"{name}=SparseVD()" for name in weights))
+    _bayesian(net, recipe)
+    return Prepared(recipe, net, data)
+
+
+def train(prepared: Prepared, folder: RunFolder, say: Say) -> History:
+    """Fit a recipe's posterior in ``folder``, from the last checkpoint there if there is one.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted; what was done by the last epoch's end is kept.
+        FloatingPointError: the loss is no longer finite.
+    """
+    recipe, net = prepared.recipe, prepared.net
+    with _seeded(recipe.seed):
+        if not folder.dense_file.exists():
+            if recipe.pretrain:
+                dense = BayesianNet(net, {})
+                stage, lr = "training the dense net", recipe.pretrain_lr
+                _fit(dense, prepared, folder, stage, say, epochs=recipe.pretrain, lr=lr)
+                _copy(net, dense.means())
+            folder.write_tensors(folder.dense_file, _tensors(net))
+        _fill(net, folder.read_tensors(folder.dense_file)[0], folder.dense_file)
+        bnet = _bayesian(net, recipe)
+        settings: dict[str, Any] = {
+            "epochs": recipe.epochs,
+            "lr": recipe.lr,
+            "warmup": recipe.warmup,
+            "prune": recipe.schedule(),
+        }
+        history = _fit(bnet, prepared, folder, "fitting the posterior", say, **settings)
+    loose = Loose(bnet, ()).state_dict()
+    about: dict[str, Any] = {"classifies": prepared.data.classifies, "size": prepared.data.size}
+    about |= {"uses": loose["uses"], "sampled": loose["sampled"], "history": history.to_dict()}
+    folder.write_json(folder.fit_file, about)
+    folder.write_tensors(folder.posterior_file, _tensors(bnet))
+    folder.finish()
+    return history
+
+
+def _fit(bnet: BayesianNet, prepared: Prepared, folder: RunFolder, stage: str, say: Say, **settings: Any) -> History:
+    recipe, data, epochs = prepared.recipe, prepared.data, settings["epochs"]
+    say(f"{stage}, {epochs} epochs")
+    history = fit(
+        _model(bnet, data.classifies, data.size),
+        bnet.guide,
+        data.train,
+        callbacks=[_Progress(folder, stage, epochs)],
+        seed=recipe.seed,
+        device=recipe.device,
+        precision=recipe.precision,
+        checkpoint=folder.checkpoint(stage),
+        **settings,
+    )
+    if history.interrupted:
+        raise KeyboardInterrupt
+    return history
+
+
+def open_run(folder: RunFolder, device: str | None = None) -> tuple[Recipe, BayesianNet]:
+    """The recipe and the fitted posterior of a finished run, on ``device`` or else where it was fitted.
+
+    Raises:
+        FileNotFoundError: no such folder, or no run in it.
+        ValueError: the run is not finished, a file is damaged, or the net's code has changed since.
+    """
+    recipe = folder.check_run()
+    with _seeded(recipe.seed):
+        net = find_net(recipe.net)
+    net.to(check_device(device or recipe.device))
+    _fill(net, folder.read_tensors(folder.dense_file)[0], folder.dense_file)
+    bnet = _bayesian(net, recipe)
+    about = folder.read_json(folder.fit_file)
+    _model(bnet, about["classifies"], about["size"])
+    _fill(bnet, folder.read_tensors(folder.posterior_file)[0], folder.posterior_file)
+    Loose(bnet, ()).load_state_dict({"uses": about["uses"], "sampled": about["sampled"], "generators": []})
+    return recipe, bnet
+
+
+def open_data(recipe: Recipe) -> Data:
+    """The data of a recipe, as the fit saw them."""
+    with _seeded(recipe.seed):
+        find_net(recipe.net)  # it may draw random numbers first
+        return find_data(recipe.data, recipe.batch)
+
+
+def example_of(data: Data, bnet: BayesianNet) -> Any:
+    """The inputs of a batch of the data, on the net's device: what a plan is measured on."""
+    batches = data.train if data.test is None else data.test
+    x, _ = parted(next(iter(batches)))
+    return send_to_device(x, next(iter(bnet.parameters())).device)
+
+
+class _Progress(Callback):
+    """Notes each epoch in the run folder."""
+
+    def __init__(self, folder: RunFolder, stage: str, epochs: int) -> None:
+        self.folder, self.stage, self.epochs = folder, stage, epochs
+
+    def on_epoch(self, run: Run) -> None:
+        done = round(run.progress * self.epochs)
+        self.folder.write_json(self.folder.progress_file, {"stage": self.stage, "epoch": done, "epochs": self.epochs})
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed every global generator for a block, and put each back afterwards: nets and data may draw from any."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+def _bayesian(net: nn.Module, recipe: Recipe) -> BayesianNet:
+    return BayesianNet(net, recipe.methods(), estimator=recipe.estimator)  # type: ignore[arg-type]
+
+
+def _model(bnet: BayesianNet, classifies: bool, size: int) -> nn.Module:
+    return (classify if classifies else regress)(bnet, size)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+@torch.no_grad()
+def _copy(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    for name, x in _tensors(module).items():
+        x.copy_(values[name])
+
+
+def _fill(module: nn.Module, values: Mapping[str, Tensor], file: Path) -> None:
+    there = {name: tuple(x.shape) for name, x in _tensors(module).items()}
+    found = {name: tuple(x.shape) for name, x in values.items()}
+    if there != found:
+        other = sorted({n for n in there.keys() | found.keys() if there.get(n) != found.get(n)})
+        raise ValueError(f"{file} does not fit the recipe's net, whose code may have changed since: {', '.join(other)}")
+    _copy(module, values)
+
+
+def _start(net: nn.Module, recipe: Recipe) -> str:
+    """Load the state dict that a recipe starts at; returns the file's checksum."""
+    assert recipe.start is not None
+    path = Path(recipe.start)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {recipe.start!r} to start at")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if recipe.start_sha256 not in (None, found):
+        raise ValueError(f"{recipe.start} is not the file that the recipe started at: its checksum differs")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # safetensors, zip and pickle have errors of their own
+        raise ValueError(
+            f"{path} cannot be read as a state dict ({type(error).__name__}): write it with "
+            "torch.save(net.state_dict(), path)"
+        ) from error
+    try:
+        net.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"{path} does not fit net {recipe.net!r}: {first}") from error
+    return found
+
+
+def _check_takes(net: nn.Module, data: Data, recipe: Recipe) -> None:
+    """Raise ``ValueError`` where the net cannot run on the first batch."""
+    with _seeded(recipe.seed):
+        x, _ = parted(next(iter(data.train)))
+    modes = [(module, module.training) for module in net.modules()]
+    try:
+        with torch.no_grad():
+            call(net.eval(), send_to_device(x, recipe.device))
+    except Exception as error:  # whatever the net raises
+        inputs = x if isinstance(x, tuple) else (x,)
+        shape = " and ".join(str(tuple(part.shape[1:])) for part in inputs if isinstance(part, Tensor))
+        raise ValueError(
+            f"net {recipe.net!r} does not take inputs of shape {shape} of data {recipe.data!r} ({error}): give it "
+            "arguments, as in --net 'lenet_300_100(inputs=64)'"
+        ) from error
+    finally:
+        for module, mode in modes:
+            module.training = mode

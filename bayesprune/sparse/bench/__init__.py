@@ -1,0 +1,1 @@
+"""Sparse beside dense, measured: products on any shapes, and whole nets."""

@@ -1,0 +1,15 @@
+"""What lies below formats and kernels: plain buffers, and how a convolution walks over them."""
+
+from bayesprune.sparse.buffers.geometry import Geometry
+from bayesprune.sparse.buffers.operands import Operands
+from bayesprune.sparse.buffers.unpack import conv_weight, dense_of, places_of, rows_of, values_at
+
+__all__ = [
+    "Geometry",
+    "Operands",
+    "conv_weight",
+    "dense_of",
+    "places_of",
+    "rows_of",
+    "values_at",
+]

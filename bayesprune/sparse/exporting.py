@@ -1,0 +1,103 @@
+"""Apply a plan: the net with its weights packed, its activations fused."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from bayesprune.sparse.checks import check_net, check_variances
+from bayesprune.sparse.formats import Dense, Format
+from bayesprune.sparse.formats.quantised import Bits
+from bayesprune.sparse.layers.conv import SparseConv2d, channels_last
+from bayesprune.sparse.planning.apply import apply
+from bayesprune.sparse.planning.plan import Plan
+from bayesprune.sparse.planning.planner import forced_formats, left_bits, left_formats, make_plan
+from bayesprune.sparse.surgery.composites import calls_on
+from bayesprune.sparse.surgery.fuse import fuse
+from bayesprune.sparse.surgery.masked import masked_copy
+
+__all__ = ["export"]
+
+
+def export(
+    net: nn.Module,
+    means: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    *,
+    example: object,
+    plan: Plan | None = None,
+    formats: Mapping[str, Format] | None = None,
+    cached: bool = True,
+    compact: bool = False,
+    bits: Bits = None,
+    variances: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
+    """A copy of ``net`` in eval mode that computes with ``means * masks``, packed where that is faster.
+
+    ``nn.MultiheadAttention``, ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``, which read their weights themselves, are opened
+    into layers where that is faster as a whole; torch's encoders then have no fast path that would pass over them.
+    A batch normalisation, a ReLU or a GELU (torch's transformer layers' included) that alone takes the result of a
+    packed layer is worked out in it, and an ``nn.Identity`` takes its place: training what was exported goes on without
+    batch statistics. What cannot run packed (the plan says which, and why) stays masked dense in its own module;
+    fine-tuning such a weight fills its zeros again. An infinite input meets no masked weight here, where ``inf * 0`` is
+    NaN.
+
+    Args:
+        net: the dense net; it is copied and not touched.
+        means: values of parameters and buffers by their names; what is missing comes from ``net``.
+        masks: bool, True where a weight stays, in each weight's own shape.
+        example: an input batch, or a tuple or dict of arguments, for timing.
+        plan: made before by :func:`bayesprune.sparse.planning.planner`; without it one is made.
+        formats: a format by glob over names of weights or modules; one that is slower than dense warns.
+        cached: False measures anew what was measured before; see :func:`bayesprune.sparse.planning.planner`.
+        compact: first remove the channels and heads that the masks empty (:func:`bayesprune.sparse.compact`), then pack
+            what is left of the masks in the smaller net; ``formats``, ``bits`` and ``variances`` go by the names and
+            shapes before, and count for the weights that are still masked there.
+        bits: 8 or 4, or how many bits each weight bears; see :func:`bayesprune.sparse.planning.planner`.
+        variances: how uncertain each weight is, in its own shape: where integers hold it, scales and rounding make the
+            errors least where it is surest. ``bnet.variances()``; without it, or for a weight that it lacks, the
+            largest integer stands for the output's largest weight.
+
+    Raises:
+        ValueError: masks, means, variances, bits, example or plan that do not fit the net; a plan together with
+            ``compact`` or ``bits``; a net that ``compact`` cannot follow.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> masks = {"0.weight": torch.eye(4, 8, dtype=torch.bool)}
+    >>> export(net, {}, masks, example=torch.ones(3, 8)).training
+    False
+    """
+    check_net(net)
+    if variances is not None:
+        check_variances(net, variances)
+    if plan is not None and bits is not None:
+        raise ValueError("the plan has its bits already: make it with bits, or leave plan out")
+    if compact:
+        if plan is not None:
+            raise ValueError(
+                "a plan is for the net as it was before compact: leave plan out, or give export the net and masks of "
+                "bayesprune.compact, and the plan made for these"
+            )
+        from bayesprune.sparse.compact import compact as cut  # brings scipy and torch.export with it
+
+        smaller = cut(net, means, masks, example=example)
+        now = {name: smaller.now(name) for name in masks}
+        formats, bits = left_formats(formats, now, smaller.masks), left_bits(bits, now, smaller.masks)
+        net, means, masks, variances = smaller.net, {}, smaller.masks, smaller.cut(variances or {})
+    masked = masked_copy(net, means, masks)
+    if plan is not None and not isinstance(plan, Plan):
+        raise ValueError(f"plan is what bayesprune.plan made, got {type(plan).__name__}")
+    if plan is None:
+        plan = make_plan(masked, masks, example, formats, cached, bits)
+    else:
+        plan.check(masked, masks)
+        forced = forced_formats(masks, formats)
+        if forced:
+            again = make_plan(masked, {name: masks[name] for name in forced}, example, formats, cached)
+            plan = Plan({**plan.choices, **again.choices}, plan.device, plan.threads)
+    packed = [name for name, choice in plan.choices.items() if not isinstance(choice.format, Dense)]
+    masked = apply(masked, plan.choices, masks, calls_on(masked, example, packed), variances)
+    fuse(masked, example)
+    if any(isinstance(module, SparseConv2d) for module in masked.modules()):
+        channels_last(masked)  # what packed convolutions hand on is so: others would turn it round, and it back
+    return masked

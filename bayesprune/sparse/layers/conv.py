@@ -1,0 +1,78 @@
+"""A convolution whose weight is packed."""
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.sparse.buffers.geometry import Geometry
+from bayesprune.sparse.buffers.unpack import conv_weight
+from bayesprune.sparse.formats import SparseWeight
+from bayesprune.sparse.kernels.conv_op import bsr_conv2d, convolve
+from bayesprune.sparse.kernels.dispatch import unwatched
+from bayesprune.sparse.layers.linear import SparseLinear
+
+__all__ = ["SparseConv2d", "channels_last"]
+
+
+class SparseConv2d(SparseLinear):
+    """``nn.Conv2d`` with a packed weight, as :func:`bayesprune.sparse.export` puts it into a net.
+
+    The packed weight is a matrix ``(out_channels, kernel rows · kernel columns · channels a group)``, the channels
+    fastest; a block lies at one kernel position. All else is as in :class:`SparseLinear`. The result is channels-last.
+
+    Args:
+        packed: the matrix.
+        bias: ``(out_channels,)`` or None.
+        geometry: kernel, stride, padding, dilation and groups.
+        kernel: a name from ``bayesprune.sparse.kernels.KERNELS``.
+        activation: see :class:`SparseLinear`.
+
+    >>> import torch
+    >>> from bayesprune.sparse import BSR
+    >>> packed = BSR(4, 2).pack(torch.ones(4, 18), torch.ones(4, 18, dtype=torch.bool))
+    >>> SparseConv2d(packed, None, Geometry((3, 3)))(torch.ones(1, 2, 5, 4)).shape
+    torch.Size([1, 4, 3, 2])
+    """
+
+    def __init__(
+        self,
+        packed: SparseWeight,
+        bias: Tensor | None,
+        geometry: Geometry,
+        kernel: str = "reference",
+        activation: str = "",
+    ) -> None:
+        super().__init__(packed, bias, kernel, activation)
+        self.geometry = geometry
+        self.out_channels = packed.shape[0]
+        rows, columns = geometry.kernel
+        self.in_channels = packed.shape[1] // (rows * columns) * geometry.groups
+
+    @property
+    def weight(self) -> Tensor:
+        """A dense copy ``(out_channels, channels a group, rows, columns)``."""
+        return conv_weight(self.sparse_weight.dense(), self.geometry)
+
+    @property
+    def groups(self) -> int:
+        """As of ``nn.Conv2d``."""
+        return self.geometry.groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` is ``(images, in_channels, rows, columns)`` or one image; the result likewise."""
+        g = self.geometry
+        if type(self) is SparseConv2d and unwatched(x, self._parameters.get("values")):
+            return convolve(x, self._operands(), g, self.kernel)
+        return bsr_conv2d(
+            *(self._cast(x), self.values, self.crow, self.col, self.bias, self.scale),
+            *(self.out_channels, self.in_channels),
+            *(list(size) for size in (g.kernel, g.stride, g.padding, g.dilation)),
+            *(g.groups, self.kernel, self.activation),
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, {self.geometry}, " + super().extra_repr()
+
+
+def channels_last(net: nn.Module) -> nn.Module:
+    """``net`` with the weights of its dense convolutions channels-last, so that what they give is; in place."""
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,1 @@
+"""The CPU kernel: LLVM IR that we write, compiled by llvmlite."""

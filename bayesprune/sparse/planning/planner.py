@@ -1,0 +1,294 @@
+"""Make a plan: time what each mask allows on the user's shapes, dense always among it."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.sparse.formats import CSR, Dense, Format, SemiStructured
+from bayesprune.sparse.formats.quantised import Bits, held_in
+from bayesprune.sparse.planning.apply import apply, pieces
+from bayesprune.sparse.planning.candidates import Piece, formats_of, packed_layers, runner
+from bayesprune.sparse.planning.plan import Choice, Plan
+from bayesprune.sparse.surgery.composites import Call, calls_on, open_wholes, refusals, shell, whole_of
+from bayesprune.sparse.surgery.eligibility import conv_geometry, observe, obstacle
+from bayesprune.sparse.surgery.masked import masked_copy
+from bayesprune.sparse.timing.cache import named, timed
+
+__all__ = ["forced_formats", "left_bits", "left_formats", "make_plan", "plan"]
+
+_MARGIN = 1.05  # a sparse candidate has to beat dense by this much: less is noise
+
+
+def _matches(name: str, glob: str) -> bool:
+    return fnmatchcase(name, glob) or fnmatchcase(name.rpartition(".")[0], glob)
+
+
+def forced_formats(names: Mapping[str, object], formats: Mapping[str, Format] | None) -> dict[str, Format]:
+    """The format that the first matching glob asks for, by weight. A glob is held against the weight and its module.
+
+    Raises:
+        ValueError: a value is no format, or a glob matches no masked weight.
+
+    >>> forced_formats({"fc1.weight": 0, "fc2.weight": 0}, {"fc1": CSR()})
+    {'fc1.weight': CSR()}
+    """
+    if formats is not None and not isinstance(formats, Mapping):
+        raise ValueError(f"formats must be a dict of glob -> format, got {type(formats).__name__}")
+    forced: dict[str, Format] = {}
+    for glob, wanted in (formats or {}).items():
+        if not isinstance(wanted, Format):
+            raise ValueError(f"formats[{glob!r}] must be a format such as CSR() or BSR(16, 1), got {wanted!r}")
+        matched = [name for name in names if _matches(name, glob)]
+        if not matched:
+            raise ValueError(f"formats[{glob!r}] matches no masked weight; they are {', '.join(names) or 'none'}")
+        for name in matched:
+            forced.setdefault(name, wanted)
+    return forced
+
+
+def left_formats(
+    formats: Mapping[str, Format] | None, before: Mapping[str, Iterable[str]], after: Mapping[str, object]
+) -> dict[str, Format]:
+    """``formats`` for the masked weights ``after`` a net was made smaller.
+
+    Args:
+        formats: a format by glob over names as they were, or are now.
+        before: the masked weights as they were, and what each is called now.
+        after: those that are still masked.
+
+    Raises:
+        ValueError: as :func:`forced_formats`, for a glob that matches neither.
+
+    >>> before = {"fc1.weight": ["fc1.weight"], "in_proj_weight": ["in_proj.weight"]}
+    >>> left_formats({"fc*": CSR(), "in_proj_weight": CSR()}, before, {"in_proj.weight": 0})
+    {'in_proj.weight': CSR()}
+    """
+    forced_formats({**before, **after}, formats)
+    left: dict[str, Format] = {}
+    for glob, wanted in (formats or {}).items():
+        renamed = [now for old, names in before.items() if _matches(old, glob) for now in names if now in after]
+        for name in (glob, *renamed) if any(_matches(now, glob) for now in after) else renamed:
+            left.setdefault(name, wanted)
+    return left
+
+
+def left_bits(bits: Bits, before: Mapping[str, Iterable[str]], after: Mapping[str, object]) -> Bits:
+    """``bits`` for the masked weights ``after`` a net was made smaller; the rest as in :func:`left_formats`.
+
+    Raises:
+        ValueError: as :func:`~bayesprune.sparse.formats.quantised.held_in`.
+
+    >>> left_bits({"fc1.weight": 3, "in_proj_weight": 5}, {"in_proj_weight": ["in_proj.weight"]}, {"in_proj.weight": 0})
+    Traceback (most recent call last):
+    ...
+    ValueError: bits name 'fc1.weight', which is no masked weight; they are in_proj_weight, in_proj.weight
+    """
+    held_in(bits, {**before, **after})
+    if not isinstance(bits, Mapping):
+        return bits
+    return {now: width for name, width in bits.items() for now in before.get(name, (name,)) if now in after}
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.0f}×"
+
+
+def _timed_choice(
+    name: str,
+    parameter: Tensor,
+    mask: Tensor,
+    made_of: Sequence[Piece],
+    forced: Format | None,
+    bits: int | None,
+    cached: bool,
+) -> Choice:
+    layers = packed_layers(made_of, forced, bits)
+    inputs = [piece.input() for piece in made_of]
+    runners = {"dense": runner([piece.layer for piece in made_of], inputs)}
+    runners |= {label: runner(packed, inputs) for label, packed in layers.items()}
+    with torch.no_grad():
+        about = *(piece.layer for piece in made_of), parameter, *inputs, mask
+        seconds, day = timed(runners, about=about, device=parameter.device, cached=cached)
+    measured = f"measured {day}" if day else "measured"
+    ratios = {label: seconds["dense"] / seconds[label] for label in layers}
+    best = max(ratios, key=ratios.__getitem__, default="dense")
+    called = made_of[0].called
+    if conv_geometry(made_of[0].layer) is None:
+        tokens = called[:-1].numel()
+        at = f"at {tokens} token{'s' * (tokens != 1)}"
+    else:
+        tokens = called[:-3].numel()
+        at = f"at {tokens} image{'s' * (tokens != 1)} of {called[-2]}×{called[-1]}"
+    if forced or ratios.get(best, 0) >= _MARGIN:
+        kept = int(mask.count_nonzero()) / mask.numel()
+        reason = "dense: asked for"
+        if best in ratios:
+            share = f"{ratios[best] * kept:.0%} of the ideal"
+            reason = f"{best}: {_times(ratios[best])} dense {at}, {measured}, {share}"
+    else:
+        reason = f"dense: fastest {at}, {measured} ({best}: {_times(ratios[best])})"
+        best = "dense"
+    if forced and best in ratios:
+        stored, kept = sum(layer.values.numel() for layer in layers[best]), int(mask.count_nonzero())
+        reason += ", asked for" + (f", storing {stored / kept:.1f}× what the mask keeps" if stored > kept > 0 else "")
+        if ratios[best] < 1:
+            warnings.warn(
+                f"{name}: {forced} was asked for and is slower than dense: {seconds[best] * 1e6:.0f} µs against "
+                f"{seconds['dense'] * 1e6:.0f} µs {at}",
+                stacklevel=4,
+            )
+    packed = layers.get(best, [])
+    return Choice(
+        name=name,
+        shape=tuple(parameter.shape),
+        kept=int(mask.count_nonzero()),
+        format=packed[0].format if packed else Dense(),
+        kernel=packed[0].kernel if packed else "",
+        reason=reason,
+        tokens=tokens,
+        seconds=seconds,
+        nbytes=sum(layer.sparse_weight.nbytes for layer in packed) if packed else parameter.nbytes,
+        dense_nbytes=parameter.nbytes,
+    )
+
+
+def _why_dense(made_of: Sequence[Piece], mask: Tensor, forced: Format | None) -> str | None:
+    """Why there is nothing to time for a weight that could run packed; None where there is."""
+    layer = made_of[0].layer
+    if conv_geometry(layer) is not None and isinstance(forced, CSR | SemiStructured):
+        return f"{type(layer).__name__} has no sparse kernel for {type(forced).__name__}"
+    refused = filter(None, (forced.refusal(piece.mask) for piece in made_of)) if forced else iter(())
+    if (why := next(refused, None)) is not None:
+        return why
+    if forced is None and bool(mask.all()):
+        return "the mask keeps everything"
+    if forced is None and conv_geometry(layer) is not None and not formats_of(layer, made_of[0].mask):
+        return f"the mask fills no block that {type(layer).__name__} can run packed"
+    return None
+
+
+def _settled(
+    net: nn.Module,
+    choices: Mapping[str, Choice],
+    masks: Mapping[str, Tensor],
+    calls: Mapping[str, Call],
+    forced: Mapping[str, Format],
+    cached: bool,
+) -> dict[str, Choice]:
+    """``choices`` once each whole that they convert was timed: where it is not faster so, its weights stay dense."""
+    settled, wholes = dict(choices), dict[str, dict[str, Choice]]()
+    for name, choice in choices.items():
+        path = whole_of(net, name, calls)
+        if path is not None and not isinstance(choice.format, Dense):
+            wholes.setdefault(path, {})[name] = choice
+    for path, inside in wholes.items():
+        call, dense = calls[path], net.get_submodule(path)
+        packed = apply(shell(net), inside, masks, calls).get_submodule(path)
+        runners = {"dense": partial(dense, *call.args, **call.kwargs)}
+        runners["packed"] = partial(packed, *call.args, **call.kwargs)
+        with torch.no_grad():
+            about = dense, packed, *call.given, *(masks[name] for name in inside)
+            device = net.get_parameter(next(iter(inside))).device
+            seconds, _ = timed(runners, about=about, device=device, cached=cached)
+        ratio, kind = seconds["dense"] / seconds["packed"], type(dense).__name__
+        against = f"{seconds['packed'] * 1e6:,.0f} µs against {seconds['dense'] * 1e6:,.0f} µs"
+        asked = any(name in forced for name in inside)
+        if asked and ratio < 1:
+            where = f" {path!r}" if path else ""
+            warnings.warn(
+                f"{kind}{where}, as a whole, is slower than dense with the formats asked for: {against}", stacklevel=4
+            )
+        for name, choice in inside.items():
+            told = f"{kind} as a whole: {_times(ratio)} dense"
+            if asked or ratio >= _MARGIN:
+                settled[name] = replace(choice, reason=f"{choice.reason}; {told}")
+            else:
+                reason = f"masked dense: {told}, {against} ({choice.reason})"
+                back = replace(choice, format=Dense(), kernel="", nbytes=choice.dense_nbytes)
+                settled[name] = replace(back, reason=reason)
+    return settled
+
+
+def make_plan(
+    net: nn.Module,
+    masks: Mapping[str, Tensor],
+    example: object,
+    formats: Mapping[str, Format] | None = None,
+    cached: bool = True,
+    bits: Bits = None,
+) -> Plan:
+    """Time the candidates of each masked weight. ``net`` is in eval mode, its masked entries zero, and all checked."""
+    forced, widths = forced_formats(masks, formats), held_in(bits, masks)
+    calls = calls_on(net, example, masks)
+    refused = refusals(net, masks, calls)
+    opened, parts = open_wholes(shell(net), [name for name in masks if name not in refused], calls)
+    called = observe(opened, example, {part.rpartition(".")[0] for own in parts.values() for part in own})
+    choices = {}
+    for name, mask in masks.items():
+        parameter, asked = net.get_parameter(name), forced.get(name)
+        why = refused.get(name) or next(filter(None, (obstacle(opened, part, called) for part in parts[name])), None)
+        if why is None:
+            cut = [(part.rpartition(".")[0], own, kept) for part, own, kept in pieces(opened, parts[name], mask)]
+            made_of = [Piece(opened.get_submodule(path), own, kept, called[path]) for path, own, kept in cut]
+            why = _why_dense(made_of, mask, asked)
+        if why is None:
+            here = mask.to(parameter.device)
+            choices[name] = _timed_choice(name, parameter, here, made_of, asked, widths[name], cached)
+            continue
+        reason = f"masked dense: {why}" + ("" if asked in (None, Dense()) else f"; {asked} was asked for")
+        same = tuple(parameter.shape), int(mask.count_nonzero()), Dense(), ""
+        choices[name] = Choice(name, *same, reason, 0, {}, parameter.nbytes, parameter.nbytes)
+    choices = _settled(net, choices, masks, calls, forced, cached)
+    for glob, wanted in (formats or {}).items():
+        hit = [choices[name] for name in forced_formats(masks, {glob: wanted})]
+        if not isinstance(wanted, Dense) and not any(choice.seconds for choice in hit):
+            warnings.warn(
+                f"formats[{glob!r}]: no weight that it matches can run as {wanted}: {hit[0].reason}", stacklevel=3
+            )
+    device = next((net.get_parameter(name).device for name in masks), torch.device("cpu"))
+    return Plan(choices, named(device), torch.get_num_threads())
+
+
+def plan(
+    net: nn.Module,
+    masks: Mapping[str, Tensor],
+    *,
+    example: object,
+    formats: Mapping[str, Format] | None = None,
+    cached: bool = True,
+    bits: Bits = None,
+) -> Plan:
+    """Choose a format and a kernel for each masked weight, by timing them on the shapes that ``example`` brings.
+
+    Which block shapes a mask fills is read off the mask; on a GPU, whether it keeps two of four inputs too. Dense is
+    always among the candidates, and a sparse one has to beat it by 5 %. Attention, recurrent nets and torch's encoder
+    layers are then timed as wholes, against the net's own on the arguments that they get, and stay dense where they are
+    not faster by as much. About a quarter of a second per weight and whole. Values play no part, so ``net``'s own will
+    do.
+    What was measured is kept on disk for this machine, these versions, threads and masks, and a reason says when that
+    was: for 7 days, or an hour where other programs had the processor meanwhile.
+
+    Args:
+        net: the dense net; it is copied and not touched.
+        masks: bool, True where a weight stays, in each weight's own shape.
+        example: an input batch, or a tuple or dict of arguments; its batch size is the one that is measured.
+        formats: a format by glob over names of weights or modules, in place of the fastest.
+        cached: False measures anew what was measured before.
+        bits: 8 or 4 for packed weights in integers with a scale per output; or by weight how many bits it bears, as
+            :func:`bayesprune.bit_widths` tells: up to 4 and up to 8 are held in so many, more in the weight's dtype.
+            ``formats`` go before it, and what is fastest masked dense keeps its dtype.
+
+    Raises:
+        ValueError: a mask that does not fit, an example that the net refuses, a glob that matches nothing, other bits.
+
+    >>> net = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> masks = {"0.weight": torch.eye(4, 8, dtype=torch.bool)}
+    >>> print(plan(net, masks, example=torch.ones(3, 8))["0.weight"].density)
+    0.125
+    """
+    return make_plan(masked_copy(net, {}, masks), masks, example, formats, cached, bits)

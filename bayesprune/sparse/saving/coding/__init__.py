@@ -1,0 +1,20 @@
+"""Nets in few bytes: shared levels, gaps in place of indices, and a range coder (Han, Mao & Dally 2016)."""
+
+from bayesprune.sparse.saving.coding.codebook import Codebook, codebook_of
+from bayesprune.sparse.saving.coding.container import Streams, is_compressed, pack, unpack
+from bayesprune.sparse.saving.coding.streams import CodedNet, DecodedNet, code, decode
+from bayesprune.sparse.saving.coding.variances import variances_of
+
+__all__ = [
+    "Codebook",
+    "CodedNet",
+    "DecodedNet",
+    "Streams",
+    "code",
+    "codebook_of",
+    "decode",
+    "is_compressed",
+    "pack",
+    "unpack",
+    "variances_of",
+]

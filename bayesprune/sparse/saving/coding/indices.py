@@ -1,0 +1,61 @@
+"""Where values lie, as the gaps between them (Han, Mao & Dally 2016, section 2)."""
+
+import numpy as np
+from jaxtyping import Int64
+
+from bayesprune.sparse.saving.coding.entropy import Reader, Writer
+
+__all__ = ["read_indices", "write_indices"]
+
+_MOST = 2**53  # entries of a grid
+
+Index = Int64[np.ndarray, "_"]
+
+
+def _gaps(places: Index) -> Index:
+    return np.diff(places, prepend=-1) - 1
+
+
+def write_indices(writer: Writer, cols: int, crow: Index, col: Index) -> None:
+    """The gaps between values in reading order, row by row or column by column, whichever takes fewer bits.
+
+    A gap reaches over the end of a row, so that nothing else tells where rows end.
+
+    Raises:
+        ValueError: the columns of a row do not rise.
+    """
+    rows = len(crow) - 1
+    row = np.repeat(np.arange(rows), np.diff(crow))
+    across, down = _gaps(row * cols + col), _gaps(np.sort(col * rows + row))
+    if (across < 0).any():
+        raise ValueError("the columns of a packed weight do not rise within a row: export it again")
+    tried = Writer(), Writer()
+    for trial, gaps in zip(tried, (across, down), strict=True):
+        trial.sizes(gaps)
+    turned = tried[1].bits < tried[0].bits
+    writer.number(int(turned), 1)
+    writer.sizes(down if turned else across)
+
+
+def read_indices(reader: Reader, rows: int, cols: int, count: int) -> tuple[Index, Index]:
+    """``crow`` and ``col`` of ``count`` values in a grid.
+
+    Raises:
+        ValueError: what was read does not lie in the grid.
+    """
+    if rows * cols > _MOST:
+        raise ValueError(f"a grid of {rows} × {cols} is too large")
+    turned = reader.number(1)
+    gaps = reader.sizes(count)
+    if gaps.max(initial=0) > rows * cols:
+        raise ValueError(f"a value lies outside the grid of {rows} × {cols}")
+    places = np.cumsum(gaps + 1) - 1
+    if places.max(initial=-1) >= rows * cols:
+        raise ValueError(f"a value lies outside the grid of {rows} × {cols}")
+    if turned:
+        col, row = np.divmod(places, max(rows, 1))
+        order = np.argsort(row, kind="stable")
+        row, col = row[order], col[order]
+    else:
+        row, col = np.divmod(places, max(cols, 1))
+    return np.concatenate([[0], np.cumsum(np.bincount(row, minlength=rows))]), col

@@ -1,0 +1,81 @@
+"""A net's file in the fewest bytes, and where these go."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from bayesprune.sparse.layers.linear import SparseLinear
+from bayesprune.sparse.saving.coding import Codebook, Streams, code, codebook_of, pack, variances_of
+from bayesprune.sparse.saving.description import check_savable, is_channels_last, manifest_of, unique_tensors
+from bayesprune.sparse.saving.manifest import TensorEntry
+from bayesprune.sparse.saving.storage import DTYPES
+
+__all__ = ["SLACK", "Compressed", "compressed", "most_unpacked"]
+
+_GROWTH = 4096
+SLACK = 2**24  # bytes that a file may claim beyond what stands in proportion to it
+
+
+def most_unpacked(length: int) -> int:
+    """The bytes that the tensors of a compressed file of ``length`` may take, where nothing else tells of them."""
+    return _GROWTH * length + SLACK
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed file in memory.
+
+    Attributes:
+        data: the file, byte by byte.
+        unpacked: the bytes of its tensors once it is loaded.
+        tensors: the bytes of each parameter and buffer by its name in the net, and of the places of a masked weight's
+            values under ``name/col``; fractions, for all share one stream.
+    """
+
+    data: bytes
+    unpacked: int
+    tensors: Mapping[str, float]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the file."""
+        return len(self.data)
+
+    @property
+    def rest(self) -> float:
+        """The bytes of all that is no tensor: the manifest, its checksum, and what the stream's last word wastes."""
+        return self.nbytes - sum(self.tensors.values())
+
+
+def compressed(
+    sparse: nn.Module, compress: bool | Codebook = True, *, variances: Mapping[str, Tensor] | None = None
+) -> Compressed:
+    """The file that ``save(sparse, path, compress=…, variances=…)`` writes, and where its bytes go.
+
+    Raises:
+        ValueError: see :func:`bayesprune.save`.
+
+    >>> import torch
+    >>> _ = torch.manual_seed(0)
+    >>> file = compressed(nn.Linear(100, 100))
+    >>> file.nbytes < 8000, sorted(file.tensors)
+    (True, ['bias', 'weight'])
+    """
+    check_savable(sparse)
+    codebook = codebook_of(compress)
+    if codebook is None:
+        raise ValueError("compress=False asks for no compressed file; give True or bp.Codebook(levels=…)")
+    tensors, ties = unique_tensors(sparse)
+    layers = {at: m for at, m in sparse.named_modules() if isinstance(m, SparseLinear)}
+    coded = code(tensors, layers, codebook, variances_of(sparse, variances))
+    entries = {}
+    for name, (kind, x) in tensors.items():
+        how, block = coded.how[name]
+        dtype = str(x.dtype).removeprefix("torch.")
+        if dtype not in DTYPES:
+            raise ValueError(f"the file holds {', '.join(DTYPES)}; {name!r} is of {dtype}")
+        entries[name] = TensorEntry(kind, dtype, tuple(x.shape), how, block, {}, x.requires_grad, is_channels_last(x))
+    text = manifest_of(sparse, entries, ties, {}).text()
+    data = pack(Streams(text, coded.exact, coded.numbers))
+    return Compressed(data, sum(entry.nbytes for entry in entries.values()), coded.nbytes)

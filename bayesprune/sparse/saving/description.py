@@ -1,0 +1,81 @@
+"""What a file tells of a net, whatever way its tensors lie in it."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.sparse.checks import all_finite
+from bayesprune.sparse.layers.linear import SparseLinear
+from bayesprune.sparse.layers.sizes import shrunk
+from bayesprune.sparse.saving.manifest import Manifest, SparseEntry, TensorEntry
+from bayesprune.sparse.saving.rebuild import CannotRebuildError, describe
+from bayesprune.sparse.surgery.composites import opened_in
+from bayesprune.sparse.surgery.fuse import silent_in
+
+__all__ = ["check_savable", "is_channels_last", "manifest_of", "named_tensors", "unique_tensors"]
+
+
+def named_tensors(net: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
+    """Kind, name and tensor of every parameter and buffer, under each of its names."""
+    for name, parameter in net.named_parameters(remove_duplicate=False):
+        yield "parameter", name, parameter
+    for name, buffer in net.named_buffers(remove_duplicate=False):
+        yield "buffer", name, buffer
+
+
+def unique_tensors(net: nn.Module) -> tuple[dict[str, tuple[str, Tensor]], dict[str, str]]:
+    """Kind and tensor of every parameter and buffer by its first name, and the first name of each further one."""
+    found: dict[str, tuple[str, Tensor]] = {}
+    ties: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for kind, name, x in named_tensors(net):
+        if id(x) in first:
+            ties[name] = first[id(x)]
+        else:
+            first[id(x)] = name
+            found[name] = kind, x
+    return found, ties
+
+
+_LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a tensor lies in memory channels-last, and in no other way."""
+    if x.dim() != 4:
+        return False
+    plain, last = (torch.empty(x.shape, device="meta", memory_format=f).stride() for f in _LAYOUTS)
+    return x.stride() == last != plain  # by strides: with one channel or one position a tensor counts as contiguous too
+
+
+def check_savable(net: object) -> None:
+    """Raise ``ValueError`` unless ``net`` is a module of finite tensors that a file can hold."""
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"save needs an nn.Module, got {type(net).__name__}")
+    for path, module in net.named_modules():
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            raise ValueError(
+                f"{path or 'the net'} ({type(module).__name__}) has extra state, which the file cannot hold"
+            )
+    for kind, name, x in named_tensors(net):
+        if x.is_meta:
+            raise ValueError(f"{name!r} is on the meta device and holds no values")
+        if kind == "parameter" and x.is_floating_point() and not all_finite(x):
+            raise ValueError(f"the parameter {name!r} holds NaN or infinity")
+
+
+def manifest_of(
+    net: nn.Module, entries: dict[str, TensorEntry], ties: dict[str, str], sums: dict[str, list[object]]
+) -> Manifest:
+    """The manifest of a net whose tensors are told by ``entries``, ``ties`` and ``sums``."""
+    try:
+        node, needs_net = describe(net), ""
+    except CannotRebuildError as error:
+        node, needs_net = None, str(error)
+    layers = {
+        at: SparseEntry(m.format, m.kernel, (m.out_features, m.in_features), m.activation)
+        for at, m in net.named_modules(remove_duplicate=False)
+        if isinstance(m, SparseLinear)
+    }
+    return Manifest(node, needs_net, entries, ties, layers, opened_in(net), shrunk(net), silent_in(net), sums)

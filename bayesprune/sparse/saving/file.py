@@ -1,0 +1,330 @@
+"""One file: safetensors with a JSON manifest in its metadata, or a compressed one. No pickle."""
+
+import copy
+import json
+import warnings
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from bayesprune._files import replace
+from bayesprune.layout import layout_of
+from bayesprune.sparse.checks import all_finite
+from bayesprune.sparse.formats import SparseWeight
+from bayesprune.sparse.kernels import KERNELS
+from bayesprune.sparse.layers.composite import Opened
+from bayesprune.sparse.layers.linear import SparseLinear
+from bayesprune.sparse.layers.sizes import resize
+from bayesprune.sparse.saving.coding import Codebook, Streams, codebook_of, decode, is_compressed, unpack
+from bayesprune.sparse.saving.compressed import SLACK, compressed, most_unpacked
+from bayesprune.sparse.saving.description import (
+    check_savable,
+    is_channels_last,
+    manifest_of,
+    named_tensors,
+    unique_tensors,
+)
+from bayesprune.sparse.saving.manifest import FileError, Manifest, TensorEntry, sha256
+from bayesprune.sparse.saving.rebuild import CannotRebuildError, build
+from bayesprune.sparse.saving.storage import Stored, restore, store
+from bayesprune.sparse.surgery.composites import open_at, set_fast_paths
+from bayesprune.sparse.surgery.eligibility import conv_geometry
+from bayesprune.sparse.surgery.feed_forward import hand_over
+from bayesprune.sparse.surgery.fuse import silence
+from bayesprune.sparse.surgery.replace import swap
+
+__all__ = ["FileError", "load", "nbytes", "save"]
+
+
+def nbytes(net: nn.Module, *, stored: bool = False) -> int:
+    """The bytes of a net's parameters and buffers: as it runs, or ``stored`` as :func:`save` would write them.
+
+    As it runs, a packed layer counts its values and indices, and a shared parameter once.
+
+    >>> nbytes(nn.Linear(100, 10)), nbytes(nn.Linear(100, 10), stored=True)
+    (4040, 4040)
+    """
+    unique = {id(x): x for _, _, x in named_tensors(net)}.values()
+    return sum(store(x).nbytes if stored else x.nbytes for x in unique)
+
+
+def save(
+    sparse: nn.Module,
+    path: str | PathLike[str],
+    *,
+    compress: bool | Codebook = False,
+    variances: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a net to one file: packed weights as they are, every other tensor as small as its zeros allow.
+
+    What :func:`bayesprune.sparse.export` returned, or any other net of plain tensors. Hooks and the training mode are
+    not written. The file appears whole or not at all.
+
+    ``compress`` rounds the parameters, to far fewer bytes (Han, Mao & Dally 2016): the values of a weight share the
+    levels of a codebook, found by k-means; parameters that are too few to share any (biases, mostly) become halves,
+    within 2⁻¹¹ of themselves, or stay exact where they cannot; indices, buffers and integers stay exact. All of it goes
+    through a range coder. What :func:`load` then gives computes with the rounded values, to the bit.
+
+    Args:
+        sparse: the net.
+        path: the file; one that is there is replaced.
+        compress: True, or a :class:`~bayesprune.sparse.Codebook` that says how many levels.
+        variances: weight name → posterior variance of each entry, named and shaped as in the net that was exported,
+            ``bnet.variances()``, or ``bp.compact(…).cut(bnet.variances())`` where it was made smaller: k-means then
+            weighs each value by its precision, and takes no more levels than the posterior can tell apart.
+
+    Raises:
+        ValueError: a tensor or a module that the file cannot hold; variances that do not fit the net.
+        FileNotFoundError, IsADirectoryError: there is no such folder, or ``path`` is one.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
+    >>> save(nn.Sequential(nn.Linear(3, 2)), path)
+    >>> load(path)
+    Sequential(
+      (0): Linear(in_features=3, out_features=2, bias=True)
+    )
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"{str(target)!r} is a folder: name a file in it")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(target.parent)!r} to save into; make it first")
+    if codebook_of(compress) is not None:
+        file = compressed(sparse, compress, variances=variances)
+        if file.unpacked > most_unpacked(file.nbytes):
+            raise ValueError(
+                f"the net's {file.unpacked:,} bytes would become {file.nbytes:,}, which no loader trusts to be sound: "
+                "pack its empty weights (bp.export) or save it without compress"
+            )
+        replace(target, lambda fresh: fresh.write_bytes(file.data))
+        return
+    if variances is not None:
+        raise ValueError("variances say how to round the weights: they go with compress=True or bp.Codebook(levels=…)")
+    check_savable(sparse)
+    entries: dict[str, TensorEntry] = {}
+    buffers: dict[str, Tensor] = {}
+    tensors, ties = unique_tensors(sparse)
+    for name, (kind, x) in tensors.items():
+        stored = store(x)
+        parts = {part: name if part == "values" else f"{name}/{part}" for part in stored.parts}
+        if buffers.keys() & set(parts.values()):
+            raise ValueError(f"the name {name!r} is taken: a module's name must not end in /bits, /crow or /col")
+        # clone: safetensors refuses tensors that share memory
+        buffers |= {parts[part]: t.contiguous().clone() for part, t in stored.parts.items()}
+        block = stored.block or ()
+        like = stored.dtype, stored.shape, stored.how, block, parts
+        entries[name] = TensorEntry(kind, *like, x.requires_grad, is_channels_last(x))
+    sums: dict[str, list[object]] = {
+        name: [str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)] for name, x in buffers.items()
+    }
+    metadata = manifest_of(sparse, entries, ties, sums).write()
+    replace(target, lambda fresh: safetensors.torch.save_file(buffers, fresh, metadata))
+
+
+def _read(data: bytes) -> tuple[Manifest, dict[str, Tensor]]:
+    length = int.from_bytes(data[:8], "little")
+    try:
+        if len(data) < 8 or length > len(data) - 8:
+            raise ValueError("it ends before its header does")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        tensors = safetensors.torch.load(data)
+        manifest = Manifest.read(metadata)
+    except FileError:
+        raise
+    except Exception as error:  # safetensors, JSON and unicode have an error each
+        raise FileError(f"not a whole safetensors file: {error}") from error
+    manifest.check_buffers(tensors)
+    return manifest, tensors
+
+
+def _check_claims(net: nn.Module, manifest: Manifest, stored: int, most: int) -> None:
+    """Raise before anything is unpacked where that does not fit the net, or would take more than ``most`` bytes."""
+    claimed = sum(entry.nbytes for entry in manifest.tensors.values())
+    if claimed > most:
+        own = nbytes(net)
+        raise FileError(f"the file claims tensors of {claimed:,} bytes; its net has {own:,}, and it holds {stored:,}")
+    for path, layer in manifest.sparse.items():
+        found = _features(net, path)
+        if found != layer.shape:
+            raise FileError(f"the file has a layer {path!r} of (out, in) = {layer.shape}, the net has {found}")
+
+
+def _unpacked(manifest: Manifest, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    tensors = {}
+    for name, entry in manifest.tensors.items():
+        try:
+            parts = {part: buffers[at] for part, at in entry.parts.items()}
+            block = (entry.block[0], entry.block[1]) if entry.block else None
+            tensors[name] = restore(Stored(entry.how, entry.dtype, entry.shape, block, parts))
+        except (KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
+            raise FileError(f"{name!r} cannot be unpacked: {error}") from error
+    return tensors
+
+
+def _decoded(net: nn.Module, manifest: Manifest, streams: Streams) -> dict[str, Tensor]:
+    """The tensors of a compressed file, once their shapes are known to be those of the net."""
+    own = {name: tuple(x.shape) for _, name, x in named_tensors(net)}
+    for name, entry in manifest.tensors.items():
+        if own.get(name, entry.shape) != entry.shape:
+            raise FileError(
+                f"the file does not fit the net: {name!r}: {entry.shape} in the file, {own[name]} in the net"
+            )
+    return dict(decode(streams.exact, streams.numbers, manifest.tensors, manifest.sparse).tensors)
+
+
+def _as_told(manifest: Manifest, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters and buffers under all their names."""
+    tensors = {}
+    for name, entry in manifest.tensors.items():
+        x = found[name]
+        if entry.kind == "parameter" and x.is_floating_point() and not all_finite(x):
+            raise FileError(f"the parameter {name!r} holds NaN or infinity")
+        if entry.channels_last and x.dim() == 4:
+            x = torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
+        tensors[name] = nn.Parameter(x, requires_grad=entry.grad) if entry.kind == "parameter" else x
+    for name, first in manifest.ties.items():
+        if first not in tensors:
+            raise FileError(f"{name!r} is shared with {first!r}, which the file lacks")
+        tensors[name] = tensors[first]
+    return tensors
+
+
+def _features(net: nn.Module, path: str) -> tuple[int, int] | None:
+    """``(out, in)`` of the layer ``path`` as a matrix; None where there is none."""
+    try:
+        module = net.get_submodule(path)
+    except AttributeError:
+        return None
+    if isinstance(module, SparseLinear):
+        return module.out_features, module.in_features
+    if conv_geometry(module) is not None:
+        weight = module._parameters["weight"]
+        assert weight is not None
+        return weight.shape[0], weight[0].numel()
+    weight = module._parameters.get("weight")
+    if weight is None or weight.dim() != 2 or "bias" not in module._parameters:
+        return None
+    _, out, into, _ = layout_of(net, f"{path}.weight" if path else "weight").roles
+    return out, into
+
+
+def _opened_and_resized(net: nn.Module, manifest: Manifest) -> nn.Module:
+    for path, split in manifest.opened.items():
+        try:
+            net = open_at(net, path, split)
+        except (AttributeError, ValueError) as error:
+            raise FileError(f"the file has {path!r} opened, which does not fit the net: {error}") from error
+    for path, changes in manifest.shrunk.items():
+        try:
+            resize(net.get_submodule(path), changes)
+        except (AttributeError, ValueError) as error:
+            raise FileError(f"the file has {path!r} made smaller, which does not fit the net: {error}") from error
+    for path in manifest.opened:
+        module = net.get_submodule(path)
+        assert isinstance(module, Opened)
+        try:
+            module.check()
+        except ValueError as error:
+            raise FileError(f"the file has {path!r} made smaller, which does not fit: {error}") from error
+    return net
+
+
+def _swap_in(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> nn.Module:
+    for path, entry in manifest.sparse.items():
+        prefix = f"{path}." if path else ""
+        wanted = ("values", "crow", "col", *(("scale",) if getattr(entry.format, "bits", None) else ()))
+        missing = [name for name in wanted if prefix + name not in tensors]
+        if missing:
+            raise FileError(f"the packed layer {path!r} lacks {', '.join(missing)}")
+        packed = SparseWeight(entry.format, entry.shape, *(tensors[prefix + name].detach() for name in wanted))
+        try:
+            entry.format.check(packed)
+        except ValueError as error:
+            raise FileError(f"the packed layer {path!r} is damaged: {error}") from error
+        kernel = entry.kernel
+        if kernel not in KERNELS:
+            kernel = "reference"
+            warnings.warn(f"{path}: no kernel {entry.kernel!r} here; {kernel!r} runs, and is slow", stacklevel=3)
+        net = swap(net, path, packed, kernel, activation=entry.activation)
+        if net.get_submodule(path).bias is None and f"{prefix}bias" in tensors:  # of what was worked into the layer
+            net.get_submodule(path).bias = nn.Parameter(torch.empty(entry.shape[0]))
+        if entry.activation:
+            hand_over(net, path)
+    for path in manifest.silent:
+        try:
+            silence(net, path)
+        except ValueError as error:
+            raise FileError(f"the file has nothing at {path!r}, which does not fit the net: {error}") from error
+    set_fast_paths(net, (*manifest.sparse, *manifest.opened), on=False)
+    return net
+
+
+def _fill(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
+    expected = {name: (kind, tuple(x.shape)) for kind, name, x in named_tensors(net)}
+    kinds = {name: manifest.tensors[manifest.ties.get(name, name)].kind for name in tensors}
+    given = {name: (kinds[name], tuple(x.shape)) for name, x in tensors.items()}
+    wrong = [
+        f"{name!r}: {given.get(name, 'missing')} in the file, {expected.get(name, 'missing')} in the net"
+        for name in sorted(expected.keys() | given.keys())
+        if expected.get(name) != given.get(name)
+    ]
+    if wrong:
+        more = f" … and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise FileError(f"the file does not fit the net: {'; '.join(wrong[:5])}{more}")
+    for name, x in tensors.items():
+        path, _, leaf = name.rpartition(".")
+        setattr(net.get_submodule(path), leaf, x)
+
+
+def load(path: str | PathLike[str], net: nn.Module | None = None) -> nn.Module:
+    """Read what :func:`save` wrote: a net in eval mode on the CPU with the same outputs, bit for bit.
+
+    Nothing in the file is run or imported. A net of torch.nn's own modules comes back from the file alone. Checksums
+    are looked at first, sizes next: the tensors may take what the net does, four times the file and 16 MiB, no more;
+    those of a compressed file 4,096 times the file, 16 MiB and, where it is given, what ``net`` does.
+
+    Args:
+        path: the file.
+        net: the dense skeleton, where the net has classes of the user's; its values do not matter, and it is copied
+            and not touched. It is of full size, also where the file's net was made smaller.
+
+    Raises:
+        FileError: the file is damaged, altered or of a newer version, needs ``net``, or does not fit it.
+        FileNotFoundError: there is no such file.
+        ValueError: ``net`` is no module.
+    """
+    if net is not None and not isinstance(net, nn.Module):
+        raise ValueError(f"net is the skeleton, an nn.Module, got {net!r}")
+    data = Path(path).read_bytes()
+    streams = unpack(data) if is_compressed(data) else None
+    manifest, buffers = (Manifest.parse(streams.text), {}) if streams else _read(data)
+    try:
+        if net is not None:
+            target = copy.deepcopy(net)
+        elif manifest.net is None:
+            raise FileError(f"this file needs its net: load(path, net=skeleton), for {manifest.needs_net}")
+        else:
+            target = build(manifest.net, most_layers=len(manifest.tensors))
+        target = _opened_and_resized(target, manifest)
+        if streams is None:
+            stored = sum(x.nbytes for x in buffers.values())
+            _check_claims(target, manifest, stored, nbytes(target) + 4 * stored + SLACK)
+            tensors = _as_told(manifest, _unpacked(manifest, buffers))
+        else:
+            own = 0 if net is None else nbytes(target)
+            _check_claims(target, manifest, len(data), own + most_unpacked(len(data)))
+            tensors = _as_told(manifest, _decoded(target, manifest, streams))
+        target = _swap_in(target, manifest, tensors)
+        _fill(target, manifest, tensors)
+    except (FileError, MemoryError):
+        raise
+    except CannotRebuildError as error:
+        raise FileError(str(error)) from error
+    except Exception as error:  # whatever else a manifest trips over that was forged with its checksum
+        raise FileError(f"the file does not fit the net: {error}") from error
+    return target.eval()

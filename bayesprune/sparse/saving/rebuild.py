@@ -1,0 +1,237 @@
+"""Nets of torch.nn's own modules, told as JSON and built again from it. No class is ever imported by name."""
+
+import inspect
+import json
+import warnings
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bayesprune.sparse.layers.composite import Opened
+from bayesprune.sparse.layers.conv import SparseConv2d
+from bayesprune.sparse.layers.linear import SparseLinear
+from bayesprune.sparse.layers.sizes import full, resize, shrunk
+from bayesprune.sparse.surgery.composites import open_at, opened_in, set_fast_paths
+from bayesprune.sparse.surgery.feed_forward import hand_over
+
+__all__ = ["CannotRebuildError", "build", "describe"]
+
+Node = dict[str, object]
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_PLAIN = (int, float, str, bool, type(None))
+
+
+class CannotRebuildError(ValueError):
+    """A net that JSON cannot tell: it holds modules that are not torch.nn's own, or altered ones."""
+
+
+def _torch_class(name: str) -> type[nn.Module]:
+    found = vars(nn).get(name)
+    if not (isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith("torch.nn.mod")):
+        raise CannotRebuildError(f"{name} is not a module of torch.nn")
+    return found
+
+
+def _rnn(m: nn.RNNBase) -> Node:
+    names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+    more = {"LSTM": ("proj_size",), "RNN": ("nonlinearity",)}.get(type(m).__name__, ())
+    return {name: getattr(m, name) for name in (*names, *more)}
+
+
+def _attention(m: nn.MultiheadAttention) -> Node:
+    names = ("embed_dim", "num_heads", "dropout", "add_zero_attn", "kdim", "vdim", "batch_first")
+    return {n: getattr(m, n) for n in names} | {
+        "bias": m.in_proj_bias is not None,
+        "add_bias_kv": m.bias_k is not None,
+    }
+
+
+def _transformer_layer(m: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) -> Node:
+    activation = {F.relu: "relu", F.gelu: "gelu"}.get(m.activation) or getattr(m.linear1, "activation", "")
+    if activation not in ("relu", "gelu"):
+        raise CannotRebuildError(f"{type(m).__name__} with an activation other than relu and gelu")
+    return {
+        "d_model": m.self_attn.embed_dim,
+        "nhead": full(m.self_attn, "num_heads"),
+        "dim_feedforward": full(m.linear1, "out_features"),
+        "dropout": m.dropout.p,
+        "activation": activation,
+        "layer_norm_eps": m.norm1.eps,
+        "batch_first": m.self_attn.batch_first,
+        "norm_first": m.norm_first,
+        "bias": full(m.linear1, "bias") is not None,
+    }
+
+
+def _transformer(m: nn.Transformer) -> Node:
+    counts = {"num_encoder_layers": m.encoder.num_layers, "num_decoder_layers": m.decoder.num_layers}
+    return _transformer_layer(m.encoder.layers[0]) | counts
+
+
+def _stack(m: nn.TransformerEncoder | nn.TransformerDecoder) -> Node:
+    layer = "encoder_layer" if isinstance(m, nn.TransformerEncoder) else "decoder_layer"
+    args: Node = {layer: describe_node(m.layers[0]), "num_layers": m.num_layers}
+    args["norm"] = None if m.norm is None else describe_node(m.norm)
+    if isinstance(m, nn.TransformerEncoder):
+        args |= {"enable_nested_tensor": m.enable_nested_tensor, "mask_check": m.mask_check}
+    return args
+
+
+_ARGUMENTS: Mapping[type[nn.Module], Callable[..., Node]] = {
+    **dict.fromkeys((nn.RNN, nn.LSTM, nn.GRU), _rnn),
+    **dict.fromkeys((nn.TransformerEncoderLayer, nn.TransformerDecoderLayer), _transformer_layer),
+    **dict.fromkeys((nn.TransformerEncoder, nn.TransformerDecoder), _stack),
+    nn.Transformer: _transformer,
+    nn.MultiheadAttention: _attention,
+}
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple | list) and all(_is_plain(v) for v in value))
+
+
+def _read_arguments(module: nn.Module) -> Node:
+    """The constructor's arguments, read off the attributes of the same names."""
+    args: Node = {}
+    for name, parameter in inspect.signature(type(module)).parameters.items():
+        variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if variadic or name.startswith("_") or name in ("device", "dtype"):
+            continue
+        if name == "bias" and "bias" in module._parameters:
+            args[name] = full(module, "bias") is not None
+        elif hasattr(module, name) and _is_plain(full(module, name)):
+            args[name] = full(module, name)
+        elif hasattr(module, name) or parameter.default is parameter.empty:
+            raise CannotRebuildError(f"{type(module).__name__}: its argument {name!r} cannot be written as JSON")
+    return args
+
+
+def describe_node(module: nn.Module) -> Node:
+    """One module as JSON, of full size, its children within it; :func:`describe` also tries the way back."""
+    if isinstance(module, SparseConv2d):  # rebuilt dense, then swapped
+        g = module.geometry
+        sizes = {name: full(module, name) for name in ("in_channels", "out_channels", "groups")}
+        pairs = {"kernel_size": g.kernel, "stride": g.stride, "padding": g.padding, "dilation": g.dilation}
+        args = {**sizes, **{name: list(pair) for name, pair in pairs.items()}, "bias": full(module, "bias") is not None}
+        return {"class": "Conv2d", "args": args}
+    if isinstance(module, Opened):  # rebuilt as torch's, then opened
+        return describe_node(module.skeleton())
+    if isinstance(module, SparseLinear):
+        sizes = {name: full(module, name) for name in ("in_features", "out_features")}
+        return {"class": "Linear", "args": {**sizes, "bias": full(module, "bias") is not None}}
+    kind = type(module)
+    if vars(nn).get(kind.__name__) is not kind:
+        raise CannotRebuildError(f"{kind.__module__}.{kind.__qualname__} is not a module of torch.nn")
+    if kind in _CONTAINERS:
+        children = {name: describe_node(child) for name, child in module._modules.items() if child is not None}
+        return {"class": kind.__name__, "children": children}
+    return {"class": kind.__name__, "args": _ARGUMENTS.get(kind, _read_arguments)(module)}
+
+
+def _value(value: object, depth: int, most: int) -> object:
+    if isinstance(value, dict):
+        return _build(value, depth, most)
+    if isinstance(value, list):
+        return tuple(_value(v, depth + 1, most) for v in value)
+    if not isinstance(value, _PLAIN):
+        raise CannotRebuildError(f"an argument cannot be {value!r}")
+    return value
+
+
+def _build(node: Mapping[str, object], depth: int, most: int) -> nn.Module:
+    name, children, args = node.get("class"), node.get("children", {}), node.get("args", {})
+    if depth > 100 or not (isinstance(name, str) and isinstance(children, dict) and isinstance(args, dict)):
+        raise CannotRebuildError("the description of the net is malformed")
+    kind = _torch_class(name)
+    if kind in _CONTAINERS:
+        built = kind()
+        for leaf, child in children.items():
+            built.add_module(leaf, _build(child, depth + 1, most))
+        return built
+    if any("layers" in key and isinstance(value, int) and value > most for key, value in args.items()):
+        raise CannotRebuildError(f"{name} claims more than {most} layers, which is more than the file has tensors")
+    return kind(**{key: _value(value, depth + 1, most) for key, value in args.items()})
+
+
+def build(node: Mapping[str, object], most_layers: int = 10_000) -> nn.Module:
+    """The module that ``node`` tells of, on the meta device, in eval mode.
+
+    Raises:
+        CannotRebuildError: ``node`` is malformed or names what is not torch.nn's.
+
+    >>> build({"class": "Linear", "args": {"in_features": 3, "out_features": 2}})
+    Linear(in_features=3, out_features=2, bias=True)
+    """
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a constructor had to say was said when the net was made
+            return _build(node, 0, most_layers).eval()
+    except CannotRebuildError:
+        raise
+    except Exception as error:
+        raise CannotRebuildError(f"the description of the net does not build: {error}") from error
+
+
+def _same_settings(module: nn.Module, other: nn.Module) -> bool:
+    mine, theirs = (
+        {k: v for k, v in vars(m).items() if not k.startswith("_") and k not in ("training", "full_sizes")}
+        for m in (module, other)
+    )
+    return mine.keys() == theirs.keys() and all(
+        v == theirs[k] if _is_plain(v) and _is_plain(theirs[k]) else v is theirs[k] for k, v in mine.items()
+    )
+
+
+def _difference(net: nn.Module, again: nn.Module) -> str | None:
+    """What the rebuilt net lacks of the net, in words; None where nothing."""
+    sparse = tuple(path for path, m in net.named_modules() if isinstance(m, SparseLinear))
+    ours = dict(net.named_modules(remove_duplicate=False))
+    theirs = dict(again.named_modules(remove_duplicate=False))
+    if ours.keys() != theirs.keys():
+        return f"{type(net).__name__} was given other submodules: {', '.join(sorted(ours.keys() ^ theirs.keys())[:3])}"
+    for path, module in ours.items():
+        if path in sparse:
+            continue
+        other, where = theirs[path], f"{path or 'the net'} ({type(module).__name__})"
+        if type(module) is not type(other) or not _same_settings(module, other):
+            return f"{where} was changed after it was made"
+        for mine, rebuilt in ((module._parameters, other._parameters), (module._buffers, other._buffers)):
+            if {k: None if t is None else t.shape for k, t in mine.items()} != {
+                k: None if t is None else t.shape for k, t in rebuilt.items()
+            }:
+                return f"{where} holds other tensors than its class makes"
+    return None
+
+
+def describe(net: nn.Module) -> Node:
+    """``net`` as JSON from which :func:`build` makes the same modules again: tried, and compared module by module.
+
+    Raises:
+        CannotRebuildError: it holds a module that is not torch.nn's own, or one that was altered; the message names it.
+
+    >>> describe(nn.Sequential(nn.ReLU()))
+    {'class': 'Sequential', 'children': {'0': {'class': 'ReLU', 'args': {'inplace': False}}}}
+    """
+    try:
+        node = describe_node(net)
+        again = build(json.loads(json.dumps(node)))
+        opened = opened_in(net)
+        for path, split in opened.items():
+            again = open_at(again, path, split)
+        for path, changes in shrunk(net).items():
+            resize(again.get_submodule(path), changes)
+        packed = {path: module.activation for path, module in net.named_modules() if isinstance(module, SparseLinear)}
+        for path, activation in packed.items():
+            if activation:
+                hand_over(again, path)
+        set_fast_paths(again, (*opened, *packed), on=False)
+        difference = _difference(net, again)
+    except CannotRebuildError:
+        raise
+    except Exception as error:  # what the reading of a module trips over, where it was altered
+        raise CannotRebuildError(f"{type(net).__name__}, which cannot be told as JSON: {error}") from error
+    if difference:
+        raise CannotRebuildError(difference)
+    return node

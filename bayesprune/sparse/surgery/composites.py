@@ -1,0 +1,192 @@
+"""Modules that are converted as wholes, because they read their children's weights or pass over their children."""
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bayesprune.sparse.checks import run_example, shared_names, without_fast_paths
+from bayesprune.sparse.layers.attention import SparseAttention
+from bayesprune.sparse.layers.composite import Opened
+from bayesprune.sparse.layers.recurrent import SparseRNN
+from bayesprune.sparse.surgery.replace import put
+
+__all__ = ["Call", "calls_on", "open_at", "open_wholes", "opened_in", "refusals", "set_fast_paths", "shell", "whole_of"]
+
+_OPENED: Mapping[type[nn.Module], type[Opened]] = MappingProxyType(
+    {nn.MultiheadAttention: SparseAttention, nn.RNN: SparseRNN, nn.GRU: SparseRNN, nn.LSTM: SparseRNN}
+)
+_ACTIVATIONS: Mapping[object, int] = MappingProxyType({F.relu: 1, nn.ReLU: 1, F.gelu: 2, nn.GELU: 2})
+_BYPASSES = (nn.TransformerEncoder, nn.TransformerEncoderLayer)  # in eval a fused kernel gets the weights of layers
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of the largest call of a module on the example, and whether it is quicker split."""
+
+    args: tuple
+    kwargs: Mapping[str, object]
+    split: bool
+
+    @property
+    def given(self) -> tuple[object, ...]:
+        """All that the module was called with, tuples taken apart."""
+        return tuple(_flat((*self.args, *self.kwargs.values())))
+
+    @property
+    def size(self) -> int:
+        """The entries of the tensors among it."""
+        return sum(x.numel() for x in self.given if isinstance(x, Tensor))
+
+
+def _flat(values: Iterable[object]) -> Iterator[object]:
+    for value in values:
+        if isinstance(value, tuple | list):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _above(name: str) -> list[str]:
+    """The paths of the modules that hold the parameter or module ``name``, outermost first."""
+    parts = name.split(".")
+    return [".".join(parts[:depth]) for depth in range(len(parts))]
+
+
+def _is_whole(module: nn.Module) -> bool:
+    return type(module) in _OPENED or isinstance(module, _BYPASSES)
+
+
+def _holder(net: nn.Module, name: str) -> str | None:
+    """The path of the module to open for the matrix ``name``, were nothing in the way."""
+    if net.get_parameter(name).dim() != 2:
+        return None
+    return next((path for path in _above(name) if type(net.get_submodule(path)) in _OPENED), None)
+
+
+def refusals(net: nn.Module, names: Iterable[str], calls: Mapping[str, Call]) -> dict[str, str]:
+    """Of the weights ``names`` that a module reads itself: those whose module cannot be opened, and why not."""
+    holders = {name: path for name in names if (path := _holder(net, name)) is not None}
+    shared, why = shared_names(net), dict[str, str]()
+    for path in set(holders.values()):
+        module = net.get_submodule(path)
+        within = (f"{path}.{own}" if path else own for own, _ in module.named_parameters())
+        twice = next((own for own in within if len(shared[own]) > 1), None)
+        kind = type(module).__name__
+        refused = f"{kind} shares {' and '.join(shared[twice])}" if twice else _OPENED[type(module)].refusal(module)
+        if refused or path not in calls:
+            why[path] = refused or f"{kind} was not called on the example"
+    return {name: why[path] for name, path in holders.items() if path in why}
+
+
+def calls_on(net: nn.Module, example: object, names: Iterable[str]) -> dict[str, Call]:
+    """How the modules that are converted as wholes, for the weights ``names``, are called on the example.
+
+    Raises:
+        ValueError: the net cannot run on the example.
+    """
+    calls: dict[str, Call] = {}
+    paths = {path for name in names for path in _above(name) if _is_whole(net.get_submodule(path))}
+    if not paths:
+        return calls
+    handles = []
+    for path in paths:
+
+        def note(module: nn.Module, args: tuple, kwargs: dict, path: str = path) -> None:
+            kind, before = _OPENED.get(type(module)), calls.get(path)
+            split = (before is not None and before.split) or (kind is not None and kind.splits(args, kwargs))
+            call = Call(args, kwargs, split)
+            calls[path] = call if before is None or call.size > before.size else replace(before, split=split)
+
+        handles.append(net.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True))
+    try:
+        with without_fast_paths():  # else a layer is passed over, or gets a nested tensor
+            run_example(net, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def shell(net: nn.Module) -> nn.Module:
+    """A copy of the modules of ``net`` over the same tensors."""
+    return copy.deepcopy(net, {id(x): x for x in (*net.parameters(), *net.buffers())})
+
+
+def open_at(net: nn.Module, path: str, split: bool) -> nn.Module:
+    """Open the module ``path`` in place; returns the net, which is the opened module where ``path`` is empty.
+
+    Raises:
+        ValueError: it is none of those that can be opened.
+    """
+    module = net.get_submodule(path)
+    kind = _OPENED.get(type(module))
+    if kind is None:
+        raise ValueError(f"{path or 'the net'} is {type(module).__name__}, which does not read its own weights")
+    return put(net, path, kind(module, split))
+
+
+def opened_in(net: nn.Module) -> dict[str, bool]:
+    """The paths of the opened modules of ``net``, and whether each is split."""
+    return {path: module.split for path, module in net.named_modules() if isinstance(module, Opened)}
+
+
+def open_wholes(
+    net: nn.Module, names: Iterable[str], calls: Mapping[str, Call]
+) -> tuple[nn.Module, dict[str, tuple[str, ...]]]:
+    """Open, in place, each module that reads one of the weights ``names`` itself, and take fast paths out of their way.
+
+    Returns:
+        The net, and for each name the parameters that it became, one below the other: itself where nothing was opened.
+    """
+    parts: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
+    holders = {name: path for name in parts if (path := _holder(net, name)) is not None}
+    for path in dict.fromkeys(holders.values()):
+        net = open_at(net, path, path in calls and calls[path].split)
+    for name, path in holders.items():
+        prefix, whole = f"{path}." if path else "", net.get_submodule(path)
+        assert isinstance(whole, Opened)
+        parts[name] = tuple(prefix + part for part in whole.parts(name.removeprefix(prefix)))
+    set_fast_paths(net, parts, on=False)
+    return net, parts
+
+
+def _has_nested(encoder: nn.TransformerEncoder) -> bool:
+    """What the constructor decides on ``use_nested_tensor``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.TransformerEncoder(encoder.layers[0], 0, None, encoder.enable_nested_tensor).use_nested_tensor
+
+
+def set_fast_paths(net: nn.Module, inside: Iterable[str], *, on: bool) -> None:
+    """Give the encoders around the modules or parameters ``inside`` the fast paths that torch gives them, or none."""
+    above = [net.get_submodule(path) for path in dict.fromkeys(p for name in inside for p in reversed(_above(name)))]
+    for module in above:
+        if type(module) is nn.TransformerEncoderLayer:
+            known = (_ACTIVATIONS.get(kind) for kind in (module.activation, type(module.activation)))
+            module.activation_relu_or_gelu = (on and next(filter(None, known), 0)) or 0
+    for module in above:
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = on and _has_nested(module)
+
+
+def whole_of(net: nn.Module, name: str, calls: Mapping[str, Call]) -> str | None:
+    """The path of what is timed as a whole for the weight ``name``: the outermost module that would pass over layers.
+
+    A stack of encoder layers is one where it would cut the padding out of its input, and else each of its layers.
+    """
+    for path in _above(name):
+        module, call = net.get_submodule(path), calls.get(path)
+        if call is None:
+            continue
+        if isinstance(module, nn.TransformerEncoder):
+            padding = call.kwargs.get("src_key_padding_mask", (*call.args, None, None, None)[2])
+            if module.use_nested_tensor and padding is not None:
+                return path
+        else:
+            return path
+    return None

@@ -1,0 +1,55 @@
+"""The activation between the two layers of torch's transformer layers, worked out in the first where that is packed."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bayesprune.sparse.kernels import KERNELS
+from bayesprune.sparse.layers.linear import SparseLinear
+
+__all__ = ["give_back", "hand_over", "take_in"]
+
+Block = nn.TransformerEncoderLayer | nn.TransformerDecoderLayer
+_NAMES: Mapping[object, str] = MappingProxyType({F.relu: "relu", F.gelu: "gelu"})
+
+
+def _passed_on(x: Tensor) -> Tensor:
+    return x
+
+
+def _block(net: nn.Module, path: str) -> Block | None:
+    """The transformer layer whose first feed-forward layer is ``path``; None where it is none."""
+    above, _, leaf = path.rpartition(".")
+    block = net.get_submodule(above)
+    exact = type(block) in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)  # others may have another forward
+    return cast("Block", block) if leaf == "linear1" and exact else None
+
+
+def take_in(net: nn.Module, path: str) -> None:
+    """Have the packed layer ``path`` work out the activation after it, where it can, in place."""
+    block, layer = _block(net, path), net.get_submodule(path)
+    if block is None or not isinstance(layer, SparseLinear) or not KERNELS[layer.kernel].fuses:
+        return
+    activation = _NAMES.get(block.activation)
+    if activation is not None:
+        layer.activation = activation
+        hand_over(net, path)
+
+
+def hand_over(net: nn.Module, path: str) -> None:
+    """Take away the activation after the layer ``path``, which holds it, in place."""
+    block = _block(net, path)
+    if block is not None:
+        block.activation = _passed_on
+
+
+def give_back(net: nn.Module, path: str, activation: str) -> bool:
+    """Put the activation back that the layer ``path`` held, in place; False where it came from elsewhere."""
+    block = _block(net, path)
+    if block is None or block.activation is not _passed_on:
+        return False
+    block.activation = F.relu if activation == "relu" else F.gelu
+    return True

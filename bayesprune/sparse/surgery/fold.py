@@ -1,0 +1,65 @@
+"""Batch normalisation worked into the packed layer before it: in eval mode it is a factor and a shift per output."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bayesprune.sparse.buffers.unpack import rows_of
+from bayesprune.sparse.layers.conv import SparseConv2d
+from bayesprune.sparse.layers.linear import SparseLinear
+
+__all__ = ["BatchNorm", "fold", "folds"]
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
+
+
+def folds(layer: SparseLinear, norm: BatchNorm) -> bool:
+    """Whether ``norm`` can be worked into the layer before it; where that is a linear one, it has to make matrices."""
+    kind = nn.BatchNorm2d if isinstance(layer, SparseConv2d) else nn.BatchNorm1d
+    if type(norm) is not kind or norm.running_mean is None or norm.running_var is None or norm.training:
+        return False
+    return norm.num_features == layer.out_features
+
+
+def _by_row(factor: Tensor, layer: SparseLinear) -> Tensor:
+    """``factor``, one number an output, where each of the layer's values has it."""
+    if layer.values.dim() == 2:
+        return factor[:, None]
+    height = layer.values.shape[2] if layer.values.dim() == 3 else 1
+    count = layer.crow.numel() - 1
+    each = F.pad(factor, (0, count * height - factor.numel())).view(count, height)[rows_of(layer.crow, layer.col)]
+    return each[:, None] if layer.values.dim() == 3 else each[:, 0]
+
+
+def fold(layer: SparseLinear, norm: BatchNorm) -> None:
+    """Make ``layer`` compute ``norm(layer(x))``: ``(W x + b − mean) · γ / √(var + eps) + β`` is one product again.
+
+    In place of its values (or scale) and bias come new ones, within rounding.
+
+    >>> from bayesprune.sparse import CSR
+    >>> norm = nn.BatchNorm1d(2, eps=0.0).eval()
+    >>> _ = norm.running_mean.fill_(3.0), norm.running_var.fill_(4.0)
+    >>> layer = SparseLinear(CSR().pack(torch.eye(2), torch.eye(2, dtype=torch.bool)), torch.ones(2))
+    >>> fold(layer, norm)
+    >>> layer.values.tolist(), layer.bias.tolist()
+    ([0.5, 0.5], [-1.0, -1.0])
+    """
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None
+    with torch.no_grad():
+        factor = (variance.double() + norm.eps).rsqrt()
+        factor = factor if norm.weight is None else factor * norm.weight.double()
+        shift = -mean.double() if layer.bias is None else layer.bias.double() - mean.double()
+        shift = shift * factor if norm.bias is None else shift * factor + norm.bias.double()
+        values, scale = layer.values, layer.scale
+        if scale is None:
+            wide = torch.promote_types(values.dtype, torch.float32)
+            folded = (values * _by_row(factor.to(wide), layer)).to(values.dtype)
+        else:  # integers keep their size; a scale is above 0
+            folded = values * _by_row(factor.sign(), layer).to(values.dtype)
+            layer.scale = (scale.double() * torch.where(factor == 0, 1.0, factor.abs())).to(scale.dtype)
+        dtype = layer.bias.dtype if layer.bias is not None else mean.dtype if scale is not None else values.dtype
+    layer.folded = factor.abs().float() if layer.folded is None else layer.folded * factor.abs().float()
+    trained = values.requires_grad if layer.bias is None else layer.bias.requires_grad
+    layer.values = nn.Parameter(folded, requires_grad=values.requires_grad)
+    layer.bias = nn.Parameter(shift.to(dtype), requires_grad=trained)
