@@ -7,7 +7,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("bayesprune", "typechecker.check")
+install_import_hook("bayesprune", "support.typechecker.check")
 torch.set_num_threads(1)  # the tensors are small: more threads wait for each other
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.paths import ROOT
 
 import bayesprune as bp
 from bayesprune.methods.weight import Weight
 from bayesprune.patterns import Block
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def test_a_users_own_method_trains_prunes_and_exports(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -3,11 +3,11 @@
 import math
 import os
 import runpy
-from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "uci_regression.py"
+EXAMPLE = ROOT / "examples" / "uci_regression.py"
 
 
 @pytest.mark.skipif(not os.environ.get("BAYESPRUNE_DATA"), reason="BAYESPRUNE_DATA names no folder with the real data")

@@ -10,8 +10,9 @@ from typing import Any
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from support.paths import ROOT
 
-FOLDER = Path(__file__).parent.parent / "notebooks"
+FOLDER = ROOT / "notebooks"
 SMALL: dict[str, dict[str, Any]] = {
     "01_fit_a_sparse_posterior": {"PRETRAIN": 5, "EPOCHS": 10},
     "02_inspect_uncertainty": {"EPOCHS": 10, "DRAWS": 30},

@@ -1,7 +1,6 @@
 """What the README shows runs as it stands there."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -9,10 +8,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, TraceMeanField_ELBO
+from support.paths import ROOT
 
 import bayesprune as bp
 
-README = Path(__file__).parent.parent / "README.md"
+README = ROOT / "README.md"
 
 
 @pytest.fixture(scope="module")

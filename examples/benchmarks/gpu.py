@@ -6,7 +6,7 @@
     python examples/benchmarks/gpu.py --bounds H200                      # what the roofline allows: arithmetic
     python examples/benchmarks/gpu.py --out rehearsal.json --rehearse    # tiny, on the CPU, no times
 
-Parts, in turn: ``tests`` (tests/gpu), ``host`` (what a call costs the host), ``layers`` (the table), ``nets`` (ViT and
+Parts, in turn: ``tests`` (those of GPUs), ``host`` (what a call costs the host), ``layers`` (the table), ``nets`` (ViT,
 ResNet-18 end to end), ``training`` (the step of Sparse VD; needs Pyro). The file is written whole after every weight
 or net. ``--budget`` seconds are shared out among the parts; rounds are cut first, from 30 to 7, then cells are left for
 the next run. Weights lose blocks uniformly at random; a ratio is that of a round of A B A B, told in quartiles.

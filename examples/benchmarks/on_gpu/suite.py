@@ -65,5 +65,5 @@ def run(results: Results, until: float) -> None:
             out = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else error.stdout or ""
             ended = {"exit": None, "tail": [*out.splitlines()[-40:], f"stopped after {seconds:.0f} s"]}
         counts = counted(report) if report.exists() and not rehearsal else {}
-    results.add("tests", {"command": f"pytest tests/gpu, but for {', '.join(_ELSEWHERE)}", **counts, **ended})
+    results.add("tests", {"command": f"pytest tests/sparse/gpu, but for {', '.join(_ELSEWHERE)}", **counts, **ended})
     results.save()
