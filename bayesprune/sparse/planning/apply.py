@@ -5,7 +5,6 @@ from itertools import repeat
 
 from torch import Tensor, nn
 
-from bayesprune.sparse.formats import Dense
 from bayesprune.sparse.planning.plan import Choice
 from bayesprune.sparse.surgery.composites import Call, open_wholes
 from bayesprune.sparse.surgery.eligibility import weight_matrix
@@ -35,7 +34,7 @@ def apply(
 ) -> nn.Module:
     """Pack the weights that ``choices`` have packed, in place; returns the net, as :func:`~.swap.swap` does."""
     variances = variances or {}
-    packed = {name: choice for name, choice in choices.items() if not isinstance(choice.format, Dense)}
+    packed = {name: choice for name, choice in choices.items() if not choice.format.is_dense}
     net, parts = open_wholes(net, packed, calls)
     for name, choice in packed.items():
         spread = [v for _, _, v in pieces(net, parts[name], variances[name])] if name in variances else repeat(None)

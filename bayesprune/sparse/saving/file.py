@@ -237,7 +237,7 @@ def _opened_and_resized(net: nn.Module, manifest: Manifest) -> nn.Module:
 def _swap_in(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> nn.Module:
     for path, entry in manifest.sparse.items():
         prefix = f"{path}." if path else ""
-        wanted = ("values", "crow", "col", *(("scale",) if getattr(entry.format, "bits", None) else ()))
+        wanted = entry.format.buffers
         missing = [name for name in wanted if prefix + name not in tensors]
         if missing:
             raise FileError(f"the packed layer {path!r} lacks {', '.join(missing)}")

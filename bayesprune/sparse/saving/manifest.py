@@ -10,8 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from bayesprune.sparse.formats import FORMATS, Format
-from bayesprune.sparse.kernels.base import ACTIVATIONS
+from bayesprune.sparse.activations import ACTIVATIONS
+from bayesprune.sparse.formats import Format, format_of
 from bayesprune.sparse.layers.sizes import Size, SizeChange
 from bayesprune.sparse.saving.storage import DTYPES
 
@@ -130,15 +130,11 @@ class SparseEntry:
     def read(cls, entry: object, where: str) -> "SparseEntry":
         name, *sizes = _take(entry, "format", list, where) or [None]
         shape = _sides(_take(entry, "shape", list, where), where)
-        if not isinstance(name, str) or name not in FORMATS:
-            raise FileError(
-                f"{where} is packed as {name!r}; this version knows {', '.join(FORMATS)}: upgrade bayesprune"
-            )
         if len(shape) != 2:
             raise FileError(f"the manifest is malformed: {where} has the shape {shape}")
         try:
-            form = FORMATS[name](*sizes)
-        except (TypeError, ValueError) as error:
+            form = format_of(str(name), sizes)
+        except ValueError as error:
             raise FileError(f"the manifest is malformed: {where}: {error}") from error
         activation = _take(entry, "activation", str, where)
         if activation not in ACTIVATIONS:

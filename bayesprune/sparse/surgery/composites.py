@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bayesprune.sparse.activations import activation_in, activation_of
 from bayesprune.sparse.checks import run_example, shared_names, without_fast_paths
 from bayesprune.sparse.layers.attention import SparseAttention
 from bayesprune.sparse.layers.composite import Opened
@@ -20,7 +20,6 @@ __all__ = ["Call", "calls_on", "open_at", "open_wholes", "opened_in", "refusals"
 _OPENED: Mapping[type[nn.Module], type[Opened]] = MappingProxyType(
     {nn.MultiheadAttention: SparseAttention, nn.RNN: SparseRNN, nn.GRU: SparseRNN, nn.LSTM: SparseRNN}
 )
-_ACTIVATIONS: Mapping[object, int] = MappingProxyType({F.relu: 1, nn.ReLU: 1, F.gelu: 2, nn.GELU: 2})
 _BYPASSES = (nn.TransformerEncoder, nn.TransformerEncoderLayer)  # in eval a fused kernel gets the weights of layers
 
 
@@ -167,8 +166,8 @@ def set_fast_paths(net: nn.Module, inside: Iterable[str], *, on: bool) -> None:
     above = [net.get_submodule(path) for path in dict.fromkeys(p for name in inside for p in reversed(_above(name)))]
     for module in above:
         if type(module) is nn.TransformerEncoderLayer:
-            known = (_ACTIVATIONS.get(kind) for kind in (module.activation, type(module.activation)))
-            module.activation_relu_or_gelu = (on and next(filter(None, known), 0)) or 0
+            activation = (activation_in(module.activation) or activation_of(module.activation)) if on else None
+            module.activation_relu_or_gelu = activation.fast_path if activation else 0
     for module in above:
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = on and _has_nested(module)

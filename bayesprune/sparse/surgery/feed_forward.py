@@ -1,19 +1,16 @@
 """The activation between the two layers of torch's transformer layers, worked out in the first where that is packed."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bayesprune.sparse.activations import ACTIVATIONS, activation_in
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.layers.linear import SparseLinear
 
 __all__ = ["give_back", "hand_over", "take_in"]
 
 Block = nn.TransformerEncoderLayer | nn.TransformerDecoderLayer
-_NAMES: Mapping[object, str] = MappingProxyType({F.relu: "relu", F.gelu: "gelu"})
 
 
 def _passed_on(x: Tensor) -> Tensor:
@@ -33,9 +30,9 @@ def take_in(net: nn.Module, path: str) -> None:
     block, layer = _block(net, path), net.get_submodule(path)
     if block is None or not isinstance(layer, SparseLinear) or not KERNELS[layer.kernel].fuses:
         return
-    activation = _NAMES.get(block.activation)
+    activation = activation_in(block.activation)
     if activation is not None:
-        layer.activation = activation
+        layer.activation = activation.name
         hand_over(net, path)
 
 
@@ -51,5 +48,5 @@ def give_back(net: nn.Module, path: str, activation: str) -> bool:
     block = _block(net, path)
     if block is None or block.activation is not _passed_on:
         return False
-    block.activation = F.relu if activation == "relu" else F.gelu
+    block.activation = ACTIVATIONS[activation].function
     return True

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparse.buffers.unpack import values_at
 from bayesprune.sparse.layers.composite import parts_of
 from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.layers.linear import SparseLinear
@@ -46,9 +45,7 @@ def _at_values(net: nn.Module, layer: SparseLinear, name: str, variances: Tensor
         raise _misfit(net, name, expected, variances)
     if layer.folded is not None:
         matrix = matrix * layer.folded.cpu()[:, None] ** 2
-    if not layer.format.indexed:
-        return matrix
-    return values_at(matrix, *(x.detach().cpu() for x in (layer.values, layer.crow, layer.col)))
+    return layer.format.gather(matrix, layer.crow.cpu(), layer.col.cpu())
 
 
 def variances_of(net: nn.Module, variances: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
