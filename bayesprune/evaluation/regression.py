@@ -1,4 +1,4 @@
-"""How good predictions of real targets are: error, likelihood, coverage.
+"""Regression metrics: RMSE, log-likelihood, interval coverage.
 
 A predictive distribution is a mixture of normals, one for each draw of the weights: means (draws, examples, outputs)
 around which targets (examples, outputs) scatter with one noise.
