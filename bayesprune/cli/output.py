@@ -1,4 +1,4 @@
-"""Results go to stdout, as tables or JSON; everything else goes to stderr."""
+"""Output of commands: results to stdout as tables or JSON, everything else to stderr."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How good a net is: the posterior predictive, metrics, and the comparison with the dense net and its rivals."""
+"""Evaluation: the posterior predictive, metrics, and the comparison with the dense net and its rivals."""
 
 from bayesprune.evaluation.prediction import Prediction, predict
 from bayesprune.evaluation.scoring import Losses, Score, losses, score

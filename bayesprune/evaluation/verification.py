@@ -1,4 +1,4 @@
-"""Measure what a pruned net is worth: against the dense net, and against magnitude pruning at the same sparsity."""
+"""Compare a pruned net with the dense net and with magnitude pruning at the same sparsity."""
 
 import copy
 import math

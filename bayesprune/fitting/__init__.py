@@ -1,4 +1,4 @@
-"""All that trains: the loop, the evidence lower bound, likelihoods, history and checkpoints."""
+"""Training: the loop, the evidence lower bound, likelihoods, history and checkpoints."""
 
 from bayesprune.fitting.elbo import MeanFieldELBO
 from bayesprune.fitting.history import Epoch, History

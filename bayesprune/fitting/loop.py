@@ -1,4 +1,4 @@
-"""The ELBO loop, on Accelerate."""
+"""The training loop: maximise the ELBO, on Accelerate."""
 
 import math
 import random

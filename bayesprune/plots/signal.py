@@ -1,4 +1,4 @@
-"""Which weights are sure: the signal-to-noise ratio of their groups."""
+"""Signal-to-noise ratios of groups: histograms, and against the mean."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How unsure predictions are, and why."""
+"""Predictive uncertainty: entropies, its parts, and bands of a regression."""
 
 from collections.abc import Mapping
 from statistics import NormalDist

@@ -1,4 +1,4 @@
-"""How many bits each weight can bear, by its posterior."""
+"""Bit widths per weight that the posterior's uncertainty allows."""
 
 import math
 from collections.abc import Mapping

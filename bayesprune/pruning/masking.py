@@ -1,4 +1,4 @@
-"""From scores, patterns and a budget or threshold to masks."""
+"""Masks from saliency scores, patterns and a budget or threshold."""
 
 import warnings
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""How much each group matters: the posterior's signal-to-noise ratio, and its rivals.
+"""Saliency scores per group: the posterior's signal-to-noise ratio, and its rivals (magnitude, random).
+
+Pruning by SNR: Graves 2011, *Practical Variational Inference for Neural Networks*, NeurIPS 24;
+Blundell et al. 2015, *Weight Uncertainty in Neural Networks*, arXiv:1505.05424.
 
 A saliency is a function from a net to one number per group; what scores low goes first.
 """
@@ -16,15 +19,15 @@ Saliency = Callable[[BayesianNet], dict[str, Tensor]]
 
 
 def snr(bnet: BayesianNet) -> dict[str, Tensor]:
-    """The posterior's energy signal-to-noise ratio, √(Σ mean² / Σ variance): weight name → grid of groups."""
+    """Posterior signal-to-noise ratio of each group, √(Σ mean² / Σ variance): weight name → grid of groups."""
     return bnet.snr()
 
 
 @torch.no_grad()
 def magnitude(bnet: BayesianNet) -> dict[str, Tensor]:
-    """The root mean square of the posterior mean in each group, in units of its weight's own root mean square.
+    """Magnitude of each group: the RMS of its posterior mean, divided by that of its whole weight.
 
-    Without that unit one global budget wipes out whole layers, for layers differ in scale.
+    Without that division one global budget wipes out whole layers, for layers differ in scale.
     """
     energies = bnet.energies()
     scores = {}
@@ -40,5 +43,5 @@ def magnitude(bnet: BayesianNet) -> dict[str, Tensor]:
 
 
 def random(bnet: BayesianNet) -> dict[str, Tensor]:
-    """A number in (0, 1) for each group that is still there, 0 for the others: the null rival."""
+    """Random scores, the null rival: a number in (0, 1) for each group that is still kept, 0 for the others."""
     return {name: torch.rand(p.kept.shape, device=p.kept.device) * p.kept for name, p in bnet.posteriors.items()}

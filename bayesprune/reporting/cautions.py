@@ -1,4 +1,4 @@
-"""What to beware of: where the posterior, the masks or the packed net are not what one would hope."""
+"""Warnings of a report: where the posterior, the masks or the packed net fall short."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence

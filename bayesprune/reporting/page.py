@@ -1,4 +1,4 @@
-"""The report as HTML: a fragment for notebooks, and a page that needs nothing else."""
+"""The report as HTML: a fragment for notebooks, and a self-contained page."""
 
 from functools import cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The page's pictures, as SVG."""
+"""SVG pictures of the report's page."""
 
 import base64
 from collections.abc import Iterator, Mapping

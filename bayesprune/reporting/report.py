@@ -1,4 +1,4 @@
-"""Make a report: compare a pruned posterior with the dense net and with magnitude pruning, on one data set."""
+"""Make a report: compare a pruned posterior with the dense net and magnitude pruning on one data set."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The report as it shows itself: in a terminal, in a notebook, as plain data and as a page."""
+"""``Report``: a report's findings shown in a terminal, a notebook, as plain data or as a page."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The sparsity curve: what each budget costs, by the posterior's ranking and by its rivals'."""
+"""Sparsity sweep: the error at each budget, ranked by the posterior and by its rivals."""
 
 import copy
 import math

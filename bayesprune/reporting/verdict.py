@@ -1,4 +1,4 @@
-"""The verdict: what packing the pruned posterior mean gains over the dense net, what it costs, and whom."""
+"""The verdict: what packing the pruned posterior mean gains over the dense net, and what it costs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

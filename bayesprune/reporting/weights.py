@@ -1,4 +1,4 @@
-"""Weight by weight: what was fitted, what stays, how it runs."""
+"""Per-weight rows of the report: method, pattern, kept fraction, format and speed."""
 
 import math
 from collections.abc import Mapping

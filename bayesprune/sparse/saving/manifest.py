@@ -1,4 +1,4 @@
-"""The manifest: what a file says of itself. Plain JSON, each entry checked as it is read."""
+"""The manifest: a file's JSON header, each entry checked as it is read."""
 
 import hashlib
 import json

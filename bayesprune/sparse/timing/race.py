@@ -1,4 +1,4 @@
-"""Time several ways of doing one thing, taking turns."""
+"""Interleaved timing: several ways of doing one thing measured in turns."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The best few levels for many numbers: weighted k-means in one dimension, by dynamic programming."""
+"""Optimal weighted k-means in one dimension, by dynamic programming."""
 
 import numpy as np
 from jaxtyping import Float64

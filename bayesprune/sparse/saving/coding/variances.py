@@ -1,4 +1,4 @@
-"""Posterior variances, brought from the weights that were fitted to the tensors that are saved."""
+"""Posterior variances mapped from the fitted weights to the tensors that are saved."""
 
 from collections.abc import Mapping
 
