@@ -1,6 +1,7 @@
 """No posterior at all: a point, the dense net's own weights. The rival that every method is compared with."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ class Deterministic(Method):
 
 
 class _DeterministicPosterior(Posterior):
+    per_entry: ClassVar[frozenset[str]] = frozenset({"loc"})
+
     def __init__(self, weight: Weight) -> None:
         super().__init__(weight)
         self.loc = nn.Parameter(weight.tensor.clone())
