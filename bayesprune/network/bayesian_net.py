@@ -12,6 +12,7 @@ from torch.func import functional_call
 from bayesprune.draws.gaussian import Estimator, GaussianDraw, SecondUseError, plain, sampled, sampling, uses
 from bayesprune.draws.sites import param_site
 from bayesprune.methods.base import Method, Posterior
+from bayesprune.network.extra import packed, unpacked
 from bayesprune.network.recompute import recomputing
 from bayesprune.network.rules import posteriors_of
 from bayesprune.network.tree import Tree, put, tensors
@@ -88,6 +89,20 @@ class BayesianNet(nn.Module):
     def sampled_locally(self) -> tuple[str, ...]:
         """The weights whose activations were sampled in the last training step; the first only counts uses."""
         return self._sampled
+
+    def get_extra_state(self) -> Tensor:
+        """How each weight was used, which decides how it is sampled: part of a ``state_dict``, as bytes."""
+        return packed({"uses": self._uses, "sampled": list(self._sampled)})
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """From a ``state_dict``."""
+        found = unpacked(state)
+        self._uses, self._sampled = dict(found["uses"]), tuple(found["sampled"])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Takes a ``state_dict`` of a version without extra state too: uses are then counted afresh."""
+        fresh = packed({"uses": {}, "sampled": []})
+        super()._load_from_state_dict({f"{prefix}_extra_state": fresh, **state_dict}, prefix, *args)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the net on weights from the prior's sites, which Pyro replays, conditions or draws."""

@@ -556,3 +556,33 @@ def test_bad_hyper_parameters_are_errors(what: str) -> None:
     make, words = BAD[what]
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_posterior_says_which_parameters_are_per_entry_and_per_group(case: str) -> None:
+    """By a grid whose shape is no other's: what has that shape is said to be per group, and nothing else."""
+    weight = Weight("w", torch.randn(6, 5), Channel(1))
+    posterior = CASES[case](Channel(1)).over(weight)
+    by_shape = {(6, 5): "entry", (5,): "group"}
+    for leaf, parameter in posterior.named_parameters():
+        mask = posterior.mask_of(leaf)
+        said = None if mask is None else by_shape[tuple(mask.shape)]
+        assert said == by_shape.get(tuple(parameter.shape)), leaf
+
+
+def test_whether_a_posterior_is_whole_follows_every_way_of_changing_its_mask() -> None:
+    weight = Weight("w", torch.randn(2, 2), Unstructured())
+    posterior, other = CASES["sparse_vd"](Unstructured()).over(weight), CASES["sparse_vd"](Unstructured()).over(weight)
+    assert posterior.whole
+    posterior.prune(torch.eye(2, dtype=torch.bool))
+    assert not posterior.whole
+    other.load_state_dict(posterior.state_dict())
+    assert not other.whole
+    other.kept.fill_(True)
+    assert other.whole
+    other.kept = torch.zeros(2, 2, dtype=torch.bool)
+    assert not other.whole
+    twin = copy.deepcopy(posterior)
+    twin.kept[:] = True
+    assert twin.whole
+    assert not posterior.whole

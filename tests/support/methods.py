@@ -44,6 +44,9 @@ class GroupScale(Method):
 
 
 class GroupScalePosterior(Posterior):
+    per_entry = frozenset({"loc", "log_scale"})
+    per_group = frozenset({"z_loc", "z_log_scale"})
+
     def __init__(self, weight: Weight) -> None:
         super().__init__(weight)
         self.loc = nn.Parameter(weight.tensor.clone())
