@@ -15,7 +15,7 @@ from bayesprune.reporting.findings import Findings
 from bayesprune.reporting.page import fragment, write_page
 from bayesprune.reporting.tables import costs_table, models_table, plan_table, sizes_table, weights_table
 from bayesprune.reporting.versions import versions
-from bayesprune.reporting.weights import weight_rows
+from bayesprune.reporting.weights import median_snr
 from bayesprune.reporting.wording import verdict_lines
 
 __all__ = ["Report"]
@@ -55,11 +55,12 @@ class Report(Findings):
             IsADirectoryError: ``path`` is a folder itself.
             ValueError: the posterior has changed since the report was made, so the pictures would show another.
         """
-        now = weight_rows(self.subject.bnet, self.subject.masks, self.plan)
-        for row, then in zip(now, self.weights, strict=True):
-            if not (math.isclose(row.snr, then.snr, rel_tol=1e-3) or (math.isnan(row.snr) and math.isnan(then.snr))):
+        state = self.subject.bnet.state()
+        for row in self.weights:
+            now = median_snr(state, row.name, self.subject.masks[row.name])
+            if not (math.isclose(now, row.snr, rel_tol=1e-3) or (math.isnan(now) and math.isnan(row.snr))):
                 raise ValueError(f"the posterior of {row.name!r} has changed since this report: make a new one")
-        write_page(self, Path(path), model)
+        write_page(self, Path(path), model, state)
 
     def __rich__(self) -> Group:
         lines = RichTable(
