@@ -2,12 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table as RichTable
 
@@ -17,6 +16,7 @@ from bayesprune.reporting.tables import costs_table, models_table, plan_table, s
 from bayesprune.reporting.versions import versions
 from bayesprune.reporting.weights import median_snr
 from bayesprune.reporting.wording import verdict_lines
+from bayesprune.tables import as_text
 
 __all__ = ["Report"]
 
@@ -77,18 +77,15 @@ class Report(Findings):
             lines,
             *warned,
             "",
-            weights_table(self.weights).rich(),
-            plan_table(self.weights, self.plan).rich(),
-            sizes_table(self.sizes).rich(),
-            models_table(self.models).rich(),
-            costs_table(self.models, self.batch, self.plan).rich(),
+            weights_table(self.weights),
+            plan_table(self.weights, self.plan),
+            sizes_table(self.sizes),
+            models_table(self.models),
+            costs_table(self.models, self.batch, self.plan),
         )
 
     def __str__(self) -> str:
-        console = Console(file=StringIO(), width=120, color_system=None)
-        console.print(self)
-        assert isinstance(console.file, StringIO)
-        return console.file.getvalue()
+        return as_text(self, 120)
 
     __repr__ = __str__
 

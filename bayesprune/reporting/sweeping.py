@@ -28,6 +28,7 @@ from bayesprune.pruning.saliency import Saliency, magnitude, random, snr
 from bayesprune.sparse import export, nbytes
 from bayesprune.sparse.surgery.masked import masked_copy
 from bayesprune.sparse.timing.race import race
+from bayesprune.tables import Table
 
 __all__ = ["Curve", "Point", "sweep"]
 
@@ -106,10 +107,17 @@ class Curve:
         frame = self.to_frame().replace({"corruption": {None: "clean"}})
         keys = [c for c in ("corruption", "severity", "saliency", "asked") if c in frame and frame[c].nunique() > 1]
         figures = ["kept", "bytes", "error", "rmse", "nll", "ece", "coverage", "worst_rise", "speedup"]
-        means = frame.groupby(keys, sort=False, dropna=False)[[c for c in figures if c in frame]].mean()
-        return means.to_string(float_format="{:.4g}".format)
+        means = frame.groupby(keys, sort=False, dropna=False)[[c for c in figures if c in frame]].mean().reset_index()
+        rows = [tuple(_shown(value) for value in row) for row in means.itertuples(index=False)]
+        return str(Table("Means over nets and seeds", frozenset(keys), tuple(means.columns), rows))
 
     __repr__ = __str__
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
 
 
 def sweep(

@@ -23,7 +23,7 @@ from bayesprune.evaluation.classification import (
 )
 from bayesprune.evaluation.verification import Role
 from bayesprune.reporting.intervals import mcnemar, paired_errors, paired_means
-from bayesprune.reporting.tables import Table
+from bayesprune.tables import Table
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_a_terminal_cuts_no_number_and_no_name(found: bp.Report, width: int) -> 
 
 def test_names_with_brackets_are_printed_as_they_are() -> None:
     console = Console(file=StringIO(), width=60)
-    console.print(Table("T", frozenset(("name",)), ("name",), (("blocks[red].weight",),)).rich())
+    console.print(Table("T", frozenset(("name",)), ("name",), (("blocks[red].weight",),)))
     assert "blocks[red].weight" in console.file.getvalue()
 
 
