@@ -22,7 +22,7 @@ from bayesprune.pruning.masking import EmptyLayerWarning, masks
 from bayesprune.pruning.saliency import magnitude
 from bayesprune.sparse import Plan, compressed, export, save
 from bayesprune.sparse.saving.byte_counts import ByteCount, byte_counts
-from bayesprune.sparse.timing.race import race
+from bayesprune.sparse.timing.interleaved import time_interleaved
 
 __all__ = [
     "DENSE",
@@ -169,8 +169,8 @@ def verify(
             runs[name] = rival = export(dense, rival_means, rival_masks, example=example)
             judge(name, over(rival), density(rival_masks), _on_disk(rival))
         calls = {name: partial(call, run, example) for name, run in runs.items()}
-        seconds = race(calls, device=device, budget=1.0, rounds=101)
-        slow = race({DENSE: calls[DENSE], many: partial(call, drawn, example)}, device=device)
+        seconds = time_interleaved(calls, device=device, budget=1.0, rounds=101)
+        slow = time_interleaved({DENSE: calls[DENSE], many: partial(call, drawn, example)}, device=device)
         ratio = {name: seconds[DENSE] / s for name, s in seconds.items()} | {many: slow[DENSE] / slow[many]}
         seconds[many] = slow[many]
     assert before[1] is not None

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from bayesprune.sparse.formats import Dense
 from bayesprune.sparse.planning.plan import Choice
-from bayesprune.sparse.surgery.composites import Call, open_wholes
+from bayesprune.sparse.surgery.composites import Call, open_composites
 from bayesprune.sparse.surgery.eligibility import weight_matrix
-from bayesprune.sparse.surgery.feed_forward import take_in
-from bayesprune.sparse.surgery.replace import swap
+from bayesprune.sparse.surgery.feed_forward import fuse_activation
+from bayesprune.sparse.surgery.replace import replace
 
 __all__ = ["apply", "pieces"]
 
@@ -33,14 +33,14 @@ def apply(
     calls: Mapping[str, Call],
     variances: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
-    """Pack the weights that ``choices`` have packed, in place; returns the net, as :func:`~.swap.swap` does."""
+    """Pack the weights that ``choices`` have packed, in place; returns the net, as :func:`~.replace.replace` does."""
     variances = variances or {}
     packed = {name: choice for name, choice in choices.items() if not isinstance(choice.format, Dense)}
-    net, parts = open_wholes(net, packed, calls)
+    net, parts = open_composites(net, packed, calls)
     for name, choice in packed.items():
         spread = [v for _, _, v in pieces(net, parts[name], variances[name])] if name in variances else repeat(None)
         for (part, weight, mask), variance in zip(pieces(net, parts[name], masks[name]), spread, strict=False):
             trained, path = net.get_parameter(part).requires_grad, part.rpartition(".")[0]
-            net = swap(net, path, choice.format.pack(weight, mask, variance), choice.kernel, trained)
-            take_in(net, path)
+            net = replace(net, path, choice.format.pack(weight, mask, variance), choice.kernel, trained)
+            fuse_activation(net, path)
     return net

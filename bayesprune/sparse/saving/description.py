@@ -10,8 +10,8 @@ from bayesprune.sparse.layers.linear import SparseLinear
 from bayesprune.sparse.layers.sizes import shrunk
 from bayesprune.sparse.saving.manifest import Manifest, SparseEntry, TensorEntry
 from bayesprune.sparse.saving.rebuild import CannotRebuildError, describe
-from bayesprune.sparse.surgery.composites import opened_in
-from bayesprune.sparse.surgery.fuse import silent_in
+from bayesprune.sparse.surgery.composites import composites_in
+from bayesprune.sparse.surgery.fuse import identities_in
 
 __all__ = ["check_savable", "is_channels_last", "manifest_of", "named_tensors", "unique_tensors"]
 
@@ -78,4 +78,4 @@ def manifest_of(
         for at, m in net.named_modules(remove_duplicate=False)
         if isinstance(m, SparseLinear)
     }
-    return Manifest(node, needs_net, entries, ties, layers, opened_in(net), shrunk(net), silent_in(net), sums)
+    return Manifest(node, needs_net, entries, ties, layers, composites_in(net), shrunk(net), identities_in(net), sums)

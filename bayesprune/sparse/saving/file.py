@@ -11,12 +11,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bayesprune._files import replace
+from bayesprune._files import replace as replace_file
 from bayesprune.layout import layout_of
 from bayesprune.sparse.checks import all_finite
 from bayesprune.sparse.formats import SparseWeight
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.layers.composite import Opened
+from bayesprune.sparse.layers.composite import Composite
 from bayesprune.sparse.layers.linear import SparseLinear
 from bayesprune.sparse.layers.sizes import resize
 from bayesprune.sparse.saving.coding import Codebook, Streams, codebook_of, decode, is_compressed, unpack
@@ -31,11 +31,11 @@ from bayesprune.sparse.saving.description import (
 from bayesprune.sparse.saving.manifest import FileError, Manifest, TensorEntry, sha256
 from bayesprune.sparse.saving.rebuild import CannotRebuildError, build
 from bayesprune.sparse.saving.storage import Stored, restore, store
-from bayesprune.sparse.surgery.composites import open_at, set_fast_paths
+from bayesprune.sparse.surgery.composites import open_composite, set_fast_paths
 from bayesprune.sparse.surgery.eligibility import conv_geometry
-from bayesprune.sparse.surgery.feed_forward import hand_over
-from bayesprune.sparse.surgery.fuse import silence
-from bayesprune.sparse.surgery.replace import swap
+from bayesprune.sparse.surgery.feed_forward import remove_activation
+from bayesprune.sparse.surgery.fuse import replace_by_identity
+from bayesprune.sparse.surgery.replace import replace
 
 __all__ = ["FileError", "load", "nbytes", "save"]
 
@@ -101,7 +101,7 @@ def save(
                 f"the net's {file.unpacked:,} bytes would become {file.nbytes:,}, which no loader trusts to be sound: "
                 "pack its empty weights (bp.export) or save it without compress"
             )
-        replace(target, lambda fresh: fresh.write_bytes(file.data))
+        replace_file(target, lambda fresh: fresh.write_bytes(file.data))
         return
     if variances is not None:
         raise ValueError("variances say how to round the weights: they go with compress=True or bp.Codebook(levels=…)")
@@ -123,7 +123,7 @@ def save(
         name: [str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)] for name, x in buffers.items()
     }
     metadata = manifest_of(sparse, entries, ties, sums).write()
-    replace(target, lambda fresh: safetensors.torch.save_file(buffers, fresh, metadata))
+    replace_file(target, lambda fresh: safetensors.torch.save_file(buffers, fresh, metadata))
 
 
 def _read(data: bytes) -> tuple[Manifest, dict[str, Tensor]]:
@@ -216,7 +216,7 @@ def _features(net: nn.Module, path: str) -> tuple[int, int] | None:
 def _opened_and_resized(net: nn.Module, manifest: Manifest) -> nn.Module:
     for path, split in manifest.opened.items():
         try:
-            net = open_at(net, path, split)
+            net = open_composite(net, path, split)
         except (AttributeError, ValueError) as error:
             raise FileError(f"the file has {path!r} opened, which does not fit the net: {error}") from error
     for path, changes in manifest.shrunk.items():
@@ -226,7 +226,7 @@ def _opened_and_resized(net: nn.Module, manifest: Manifest) -> nn.Module:
             raise FileError(f"the file has {path!r} made smaller, which does not fit the net: {error}") from error
     for path in manifest.opened:
         module = net.get_submodule(path)
-        assert isinstance(module, Opened)
+        assert isinstance(module, Composite)
         try:
             module.check()
         except ValueError as error:
@@ -250,14 +250,14 @@ def _swap_in(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) 
         if kernel not in KERNELS:
             kernel = "reference"
             warnings.warn(f"{path}: no kernel {entry.kernel!r} here; {kernel!r} runs, and is slow", stacklevel=3)
-        net = swap(net, path, packed, kernel, activation=entry.activation)
+        net = replace(net, path, packed, kernel, activation=entry.activation)
         if net.get_submodule(path).bias is None and f"{prefix}bias" in tensors:  # of what was worked into the layer
             net.get_submodule(path).bias = nn.Parameter(torch.empty(entry.shape[0]))
         if entry.activation:
-            hand_over(net, path)
+            remove_activation(net, path)
     for path in manifest.silent:
         try:
-            silence(net, path)
+            replace_by_identity(net, path)
         except ValueError as error:
             raise FileError(f"the file has nothing at {path!r}, which does not fit the net: {error}") from error
     set_fast_paths(net, (*manifest.sparse, *manifest.opened), on=False)

@@ -11,13 +11,23 @@ from torch import Tensor, nn
 
 from bayesprune.sparse.checks import run_example, shared_names, without_fast_paths
 from bayesprune.sparse.layers.attention import SparseAttention
-from bayesprune.sparse.layers.composite import Opened
+from bayesprune.sparse.layers.composite import Composite
 from bayesprune.sparse.layers.recurrent import SparseRNN
 from bayesprune.sparse.surgery.replace import put
 
-__all__ = ["Call", "calls_on", "open_at", "open_wholes", "opened_in", "refusals", "set_fast_paths", "shell", "whole_of"]
+__all__ = [
+    "Call",
+    "calls_on",
+    "composite_of",
+    "composites_in",
+    "open_composite",
+    "open_composites",
+    "refusals",
+    "set_fast_paths",
+    "shell",
+]
 
-_OPENED: Mapping[type[nn.Module], type[Opened]] = MappingProxyType(
+_OPENED: Mapping[type[nn.Module], type[Composite]] = MappingProxyType(
     {nn.MultiheadAttention: SparseAttention, nn.RNN: SparseRNN, nn.GRU: SparseRNN, nn.LSTM: SparseRNN}
 )
 _ACTIVATIONS: Mapping[object, int] = MappingProxyType({F.relu: 1, nn.ReLU: 1, F.gelu: 2, nn.GELU: 2})
@@ -117,7 +127,7 @@ def shell(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net, {id(x): x for x in (*net.parameters(), *net.buffers())})
 
 
-def open_at(net: nn.Module, path: str, split: bool) -> nn.Module:
+def open_composite(net: nn.Module, path: str, split: bool) -> nn.Module:
     """Open the module ``path`` in place; returns the net, which is the opened module where ``path`` is empty.
 
     Raises:
@@ -130,12 +140,12 @@ def open_at(net: nn.Module, path: str, split: bool) -> nn.Module:
     return put(net, path, kind(module, split))
 
 
-def opened_in(net: nn.Module) -> dict[str, bool]:
+def composites_in(net: nn.Module) -> dict[str, bool]:
     """The paths of the opened modules of ``net``, and whether each is split."""
-    return {path: module.split for path, module in net.named_modules() if isinstance(module, Opened)}
+    return {path: module.split for path, module in net.named_modules() if isinstance(module, Composite)}
 
 
-def open_wholes(
+def open_composites(
     net: nn.Module, names: Iterable[str], calls: Mapping[str, Call]
 ) -> tuple[nn.Module, dict[str, tuple[str, ...]]]:
     """Open, in place, each module that reads one of the weights ``names`` itself, and take fast paths out of their way.
@@ -146,10 +156,10 @@ def open_wholes(
     parts: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
     holders = {name: path for name in parts if (path := _holder(net, name)) is not None}
     for path in dict.fromkeys(holders.values()):
-        net = open_at(net, path, path in calls and calls[path].split)
+        net = open_composite(net, path, path in calls and calls[path].split)
     for name, path in holders.items():
         prefix, whole = f"{path}." if path else "", net.get_submodule(path)
-        assert isinstance(whole, Opened)
+        assert isinstance(whole, Composite)
         parts[name] = tuple(prefix + part for part in whole.parts(name.removeprefix(prefix)))
     set_fast_paths(net, parts, on=False)
     return net, parts
@@ -174,7 +184,7 @@ def set_fast_paths(net: nn.Module, inside: Iterable[str], *, on: bool) -> None:
             module.use_nested_tensor = on and _has_nested(module)
 
 
-def whole_of(net: nn.Module, name: str, calls: Mapping[str, Call]) -> str | None:
+def composite_of(net: nn.Module, name: str, calls: Mapping[str, Call]) -> str | None:
     """The path of what is timed as a whole for the weight ``name``: the outermost module that would pass over layers.
 
     A stack of encoder layers is one where it would cut the padding out of its input, and else each of its layers.

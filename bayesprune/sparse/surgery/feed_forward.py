@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.layers.linear import SparseLinear
 
-__all__ = ["give_back", "hand_over", "take_in"]
+__all__ = ["fuse_activation", "remove_activation", "restore_activation"]
 
 Block = nn.TransformerEncoderLayer | nn.TransformerDecoderLayer
 _NAMES: Mapping[object, str] = MappingProxyType({F.relu: "relu", F.gelu: "gelu"})
@@ -28,7 +28,7 @@ def _block(net: nn.Module, path: str) -> Block | None:
     return cast("Block", block) if leaf == "linear1" and exact else None
 
 
-def take_in(net: nn.Module, path: str) -> None:
+def fuse_activation(net: nn.Module, path: str) -> None:
     """Have the packed layer ``path`` work out the activation after it, where it can, in place."""
     block, layer = _block(net, path), net.get_submodule(path)
     if block is None or not isinstance(layer, SparseLinear) or not KERNELS[layer.kernel].fuses:
@@ -36,17 +36,17 @@ def take_in(net: nn.Module, path: str) -> None:
     activation = _NAMES.get(block.activation)
     if activation is not None:
         layer.activation = activation
-        hand_over(net, path)
+        remove_activation(net, path)
 
 
-def hand_over(net: nn.Module, path: str) -> None:
+def remove_activation(net: nn.Module, path: str) -> None:
     """Take away the activation after the layer ``path``, which holds it, in place."""
     block = _block(net, path)
     if block is not None:
         block.activation = _passed_on
 
 
-def give_back(net: nn.Module, path: str, activation: str) -> bool:
+def restore_activation(net: nn.Module, path: str, activation: str) -> bool:
     """Put the activation back that the layer ``path`` held, in place; False where it came from elsewhere."""
     block = _block(net, path)
     if block is None or block.activation is not _passed_on:

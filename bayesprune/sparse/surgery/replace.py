@@ -6,7 +6,7 @@ from bayesprune.sparse.formats import SparseWeight
 from bayesprune.sparse.layers.sizes import carry
 from bayesprune.sparse.surgery.eligibility import packed_layer
 
-__all__ = ["put", "swap"]
+__all__ = ["put", "replace"]
 
 
 def put(net: nn.Module, path: str, module: nn.Module) -> nn.Module:
@@ -18,7 +18,7 @@ def put(net: nn.Module, path: str, module: nn.Module) -> nn.Module:
     return net
 
 
-def swap(
+def replace(
     net: nn.Module, path: str, packed: SparseWeight, kernel: str, trained: bool = True, activation: str = ""
 ) -> nn.Module:
     """Put a packed layer in the place of the linear layer or convolution ``path``, with its bias and mode.

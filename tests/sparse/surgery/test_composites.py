@@ -16,7 +16,7 @@ from bayesprune.sparse import BSR, CSR, Dense, FileError, SparseLinear, export, 
 from bayesprune.sparse.bench.products import dense_twin
 from bayesprune.sparse.layers.attention import SparseAttention
 from bayesprune.sparse.saving.manifest import Manifest
-from bayesprune.sparse.surgery.composites import calls_on, whole_of
+from bayesprune.sparse.surgery.composites import calls_on, composite_of
 
 TINY = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -344,7 +344,7 @@ def test_what_is_timed_as_a_whole(random_masks):
         "head.weight",
     ]
     calls = calls_on(net, x, names)
-    assert [whole_of(net, name, calls) for name in names] == ["stack.layers.1", "stack.layers.1", "attention", None]
+    assert [composite_of(net, name, calls) for name in names] == ["stack.layers.1", "stack.layers.1", "attention", None]
     assert torch.backends.mha.get_fastpath_enabled()
     padded = calls_on(net, (x, torch.arange(7).expand(2, 7) > 4), names)  # the stack would cut the padding out
-    assert [whole_of(net, name, padded) for name in names] == ["stack", "stack", "attention", None]
+    assert [composite_of(net, name, padded) for name in names] == ["stack", "stack", "attention", None]

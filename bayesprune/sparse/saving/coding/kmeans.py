@@ -1,4 +1,8 @@
-"""The best few levels for many numbers: weighted k-means in one dimension, by dynamic programming."""
+"""The best few levels for many numbers: weighted k-means in one dimension, by dynamic programming.
+
+Written here because no library solves the weighted problem in one dimension exactly: those that know weights start at
+random, and stop where they are stuck.
+"""
 
 import numpy as np
 from jaxtyping import Float64
