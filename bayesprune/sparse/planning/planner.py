@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from bayesprune.sparse.formats import CSR, Dense, Format, SemiStructured
 from bayesprune.sparse.formats.quantised import Bits, held_in
+from bayesprune.sparse.layers.composite import parts_of
 from bayesprune.sparse.planning.apply import apply, pieces
 from bayesprune.sparse.planning.candidates import Piece, formats_of, packed_layers, runner
 from bayesprune.sparse.planning.plan import Choice, Plan
-from bayesprune.sparse.surgery.composites import Call, calls_on, composite_of, open_composites, refusals, shell
+from bayesprune.sparse.surgery.composites import Call, calls_on, composite_of, composites_for, refusals, shell
 from bayesprune.sparse.surgery.eligibility import conv_geometry, observe, obstacle
 from bayesprune.sparse.surgery.masked import masked_copy
+from bayesprune.sparse.surgery.surgery import Surgery
 from bayesprune.sparse.timing.cache import named, timed
 
 __all__ = ["forced_formats", "left_bits", "left_formats", "make_plan", "plan"]
@@ -226,7 +228,9 @@ def make_plan(
     forced, widths = forced_formats(masks, formats), held_in(bits, masks)
     calls = calls_on(net, example, masks)
     refused = refusals(net, masks, calls)
-    opened, parts = open_composites(shell(net), [name for name in masks if name not in refused], calls)
+    unrefused = [name for name in masks if name not in refused]
+    opened = Surgery(composites=composites_for(net, unrefused, calls)).apply(shell(net))
+    parts = {name: parts_of(opened, name) for name in unrefused}
     called = observe(opened, example, {part.rpartition(".")[0] for own in parts.values() for part in own})
     choices = {}
     for name, mask in masks.items():

@@ -12,9 +12,8 @@ from torch import nn
 from bayesprune.sparse.layers.composite import Composite
 from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.layers.linear import SparseLinear
-from bayesprune.sparse.layers.sizes import full, resize, shrunk
-from bayesprune.sparse.surgery.composites import composites_in, open_composite, set_fast_paths
-from bayesprune.sparse.surgery.feed_forward import remove_activation
+from bayesprune.sparse.layers.sizes import full
+from bayesprune.sparse.surgery.surgery import Surgery
 
 __all__ = ["CannotRebuildError", "build", "describe"]
 
@@ -216,17 +215,9 @@ def describe(net: nn.Module) -> Node:
     """
     try:
         node = describe_node(net)
-        again = build(json.loads(json.dumps(node)))
-        opened = composites_in(net)
-        for path, split in opened.items():
-            again = open_composite(again, path, split)
-        for path, changes in shrunk(net).items():
-            resize(again.get_submodule(path), changes)
-        packed = {path: module.activation for path, module in net.named_modules() if isinstance(module, SparseLinear)}
-        for path, activation in packed.items():
-            if activation:
-                remove_activation(again, path)
-        set_fast_paths(again, (*opened, *packed), on=False)
+        modules = net.named_modules(remove_duplicate=False)
+        weights = {path: m.sparse_weight for path, m in modules if isinstance(m, SparseLinear)}
+        again = Surgery.of(net).apply(build(json.loads(json.dumps(node))), weights)
         difference = _difference(net, again)
     except CannotRebuildError:
         raise

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.layers.linear import SparseLinear
 
 __all__ = ["fuse_activation", "remove_activation", "restore_activation"]
 
@@ -28,15 +27,10 @@ def _block(net: nn.Module, path: str) -> Block | None:
     return cast("Block", block) if leaf == "linear1" and exact else None
 
 
-def fuse_activation(net: nn.Module, path: str) -> None:
-    """Have the packed layer ``path`` work out the activation after it, where it can, in place."""
-    block, layer = _block(net, path), net.get_submodule(path)
-    if block is None or not isinstance(layer, SparseLinear) or not KERNELS[layer.kernel].fuses:
-        return
-    activation = _NAMES.get(block.activation)
-    if activation is not None:
-        layer.activation = activation
-        remove_activation(net, path)
+def fuse_activation(net: nn.Module, path: str, kernel: str) -> str:
+    """The activation after the layer ``path`` that ``kernel`` can work out in it; empty where there is none."""
+    block = _block(net, path)
+    return "" if block is None or not KERNELS[kernel].fuses else _NAMES.get(block.activation, "")
 
 
 def remove_activation(net: nn.Module, path: str) -> None:

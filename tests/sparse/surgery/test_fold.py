@@ -308,7 +308,7 @@ def test_a_skeleton_that_does_not_fit(skeleton, message, random_masks, tmp_path)
 
 @pytest.mark.parametrize("silent", [[1], "1", None])
 def test_a_manifest_whose_silent_modules_are_no_paths(silent):
-    text = json.dumps(json.loads(Manifest(None, "", {}, {}, {}, {}, {}, []).write()["bayesprune"]) | {"silent": silent})
+    text = json.dumps(json.loads(Manifest(None, "", {}, {}).write()["bayesprune"]) | {"silent": silent})
     with pytest.raises(FileError, match="the manifest is malformed"):
         Manifest.read({"bayesprune": text, "bayesprune.sha256": hashlib.sha256(text.encode()).hexdigest()})
 
