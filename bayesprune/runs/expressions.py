@@ -1,4 +1,4 @@
-"""Methods, schedules and formats written as text, such as ``SparseVD(Block(16, 16))``: read, never evaluated."""
+"""A safe parser for methods, schedules and formats written as text, such as ``SparseVD(Block(16, 16))``."""
 
 import ast
 import inspect
@@ -14,7 +14,7 @@ __all__ = ["arguments", "assigned", "fits", "parsed", "saliency_of", "suggestion
 
 T = TypeVar("T")
 
-_HOMES = ("methods", "patterns", "schedules", "saliency", "sparse.formats")
+_HOMES = ("methods", "patterns", "pruning.schedules", "pruning.saliency", "sparse.formats")
 
 
 def vocabulary() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What lies below formats and kernels: rows of plain buffers, torch's own layouts, how a convolution walks."""
+"""Plain buffers of packed weights, and the geometry of convolutions; below formats and kernels."""
 
 from bayesprune.sparse.buffers.geometry import Geometry, conv_weight
 from bayesprune.sparse.buffers.rows import rows_of

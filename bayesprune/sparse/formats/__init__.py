@@ -1,4 +1,4 @@
-"""How a masked weight lies in memory: a file a format. The table is all there is to know of."""
+"""Storage formats of masked weights, one file each."""
 
 import re
 from collections.abc import Iterable, Mapping
