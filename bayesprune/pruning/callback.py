@@ -15,7 +15,7 @@ __all__ = ["Callback", "Run"]
 
 @dataclass
 class Run:
-    """A training run under way.
+    """The state of a running fit, as callbacks see it.
 
     Attributes:
         bnet: the net that is being fitted.
@@ -63,7 +63,7 @@ class Run:
 
 
 class Callback:
-    """Something that acts during a run; both methods do nothing unless overridden."""
+    """Base class of training callbacks; both methods do nothing unless overridden."""
 
     def on_step(self, run: Run) -> None:
         """After each optimiser step."""
