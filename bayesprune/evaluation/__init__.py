@@ -2,13 +2,14 @@
 
 from bayesprune.evaluation.prediction import Prediction, predict
 from bayesprune.evaluation.scoring import Losses, Score, losses, score
-from bayesprune.evaluation.verification import ModelRow, Rival, Verification, verify
+from bayesprune.evaluation.verification import ModelRow, Rival, Role, Verification, verify
 
 __all__ = [
     "Losses",
     "ModelRow",
     "Prediction",
     "Rival",
+    "Role",
     "Score",
     "Verification",
     "losses",

@@ -1,4 +1,4 @@
-"""Classification metrics: error, likelihood, calibration, AUROC, and entropy decomposition.
+"""Classification metrics: error, likelihood, calibration, and entropy decomposition.
 
 Probabilities are (examples, classes), labels (examples,); :mod:`bayesprune.evaluation.regression` is for real targets.
 """
@@ -14,7 +14,6 @@ __all__ = [
     "ClassErrors",
     "EntropySplit",
     "ReliabilityBins",
-    "auroc",
     "brier_score",
     "class_errors",
     "entropy",
@@ -155,25 +154,6 @@ def wilson_interval(k: Shaped[Tensor, "..."], n: Shaped[Tensor, "..."], level: f
     half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)).sqrt()
     # at k = 0 and k = n the ends are exactly 0 and 1
     return torch.where(k == 0, 0 * p, middle - half), torch.where(k == n, 0 * p + 1, middle + half)
-
-
-def auroc(negative: Float[Tensor, " n"], positive: Float[Tensor, " m"]) -> float:
-    """The area under the receiver operating characteristic: the chance that a score of ``positive`` is above one of
-    ``negative``, ties counted half (Hanley & McNeil 1982).
-
-    Raises:
-        ValueError: no scores on one side, or NaN.
-
-    >>> auroc(torch.tensor([0.1, 0.4]), torch.tensor([0.4, 0.8]))
-    0.875
-    """
-    if not (len(negative) and len(positive)):
-        raise ValueError(f"auroc needs scores on both sides, got {len(negative)} negative and {len(positive)} positive")
-    if bool(negative.isnan().any() or positive.isnan().any()):
-        raise ValueError("auroc cannot rank NaN among the scores")
-    ranked = negative.sort().values
-    below, up_to = (torch.searchsorted(ranked, positive, right=right) for right in (False, True))
-    return float((below + up_to).double().mean() / (2 * len(ranked)))
 
 
 def entropy(probs: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:

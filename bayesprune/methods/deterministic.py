@@ -6,6 +6,7 @@ arXiv:1710.01878.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,8 @@ class Deterministic(Method):
 
 
 class _DeterministicPosterior(Posterior):
+    per_entry: ClassVar[frozenset[str]] = frozenset({"loc"})
+
     def __init__(self, weight: Weight) -> None:
         super().__init__(weight)
         self.loc = nn.Parameter(weight.tensor.clone())

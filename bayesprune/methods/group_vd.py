@@ -61,6 +61,8 @@ class GroupVD(Method):
 
 class _GroupVDPosterior(Posterior):
     rates: ClassVar[Mapping[str, float]] = {"loc": 3.0, "log_scale": 10.0}
+    per_entry: ClassVar[frozenset[str]] = frozenset({"theta"})
+    per_group: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
 
     def __init__(self, weight: Weight, method: GroupVD) -> None:
         super().__init__(weight)

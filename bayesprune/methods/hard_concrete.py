@@ -88,6 +88,8 @@ class HardConcrete(Method):
 
 class _HardConcretePosterior(Posterior):
     rates: ClassVar[Mapping[str, float]] = {"log_alpha": 5.0}
+    per_entry: ClassVar[frozenset[str]] = frozenset({"loc"})
+    per_group: ClassVar[frozenset[str]] = frozenset({"log_alpha"})
 
     def __init__(self, weight: Weight, method: HardConcrete) -> None:
         super().__init__(weight)
@@ -132,6 +134,7 @@ class _HardConcretePosterior(Posterior):
 
 class _GaussianHardConcretePosterior(_HardConcretePosterior):
     rates: ClassVar[Mapping[str, float]] = {"log_alpha": 5.0, "log_scale": 10.0}
+    per_entry: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
 
     def __init__(self, weight: Weight, method: HardConcrete) -> None:
         super().__init__(weight, method)

@@ -76,6 +76,8 @@ class _HorseshoePosterior(Posterior):
         **dict.fromkeys(("loc", "log_scale", "local_log_scale", "global_log_scale"), 10.0),
         **dict.fromkeys(("local_loc", "global_loc"), 3.0),
     }
+    per_entry: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
+    per_group: ClassVar[frozenset[str]] = frozenset({"local_loc", "local_log_scale"})
 
     def __init__(self, weight: Weight, method: Horseshoe) -> None:
         super().__init__(weight)

@@ -27,6 +27,7 @@ class MeanField(Posterior):
     """
 
     rates: ClassVar[Mapping[str, float]] = {"log_scale": 10.0}
+    per_entry: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
 
     def __init__(self, weight: Weight, init_log_scale: float, clip: tuple[float, float]) -> None:
         super().__init__(weight)

@@ -58,6 +58,8 @@ class NormalJeffreys(Method):
 
 class _NormalJeffreysPosterior(Posterior):
     rates: ClassVar[Mapping[str, float]] = {"group_loc": 3.0, "log_group": 10.0, "log_scale": 10.0}
+    per_entry: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
+    per_group: ClassVar[frozenset[str]] = frozenset({"group_loc", "log_group"})
 
     def __init__(self, weight: Weight, method: NormalJeffreys) -> None:
         super().__init__(weight)

@@ -78,6 +78,8 @@ class SpikeSlab(Method):
 
 class _SpikeSlabPosterior(Posterior):
     rates: ClassVar[Mapping[str, float]] = {"logit": 20.0, "log_scale": 10.0}
+    per_entry: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
+    per_group: ClassVar[frozenset[str]] = frozenset({"logit"})
 
     def __init__(self, weight: Weight, method: SpikeSlab) -> None:
         super().__init__(weight)

@@ -57,6 +57,8 @@ class StructuredDropout(Method):
 
 class _StructuredDropoutPosterior(Posterior):
     rates: ClassVar[Mapping[str, float]] = {"loc": 10.0, "log_scale": 10.0}
+    per_entry: ClassVar[frozenset[str]] = frozenset({"theta"})
+    per_group: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
 
     def __init__(self, weight: Weight, method: StructuredDropout) -> None:
         super().__init__(weight)
