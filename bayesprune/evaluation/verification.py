@@ -24,7 +24,7 @@ from bayesprune.pruning.masking import EmptyLayerWarning, masks
 from bayesprune.pruning.saliency import magnitude
 from bayesprune.sparse import Plan, compressed, export, save
 from bayesprune.sparse.saving.byte_counts import ByteCount, byte_counts
-from bayesprune.sparse.timing.race import race
+from bayesprune.sparse.timing.interleaved import time_interleaved
 
 __all__ = [
     "ModelRow",
@@ -195,9 +195,9 @@ def verify(
             runs[name] = rival = export(dense, rival_means, rival_masks, example=example)
             judge(Role.TRAINED, over(rival), density(rival_masks), _on_disk(rival), name)
         calls = {name: partial(call, run, example) for name, run in runs.items()}
-        seconds = race(calls, device=device, budget=1.0, rounds=101)
+        seconds = time_interleaved(calls, device=device, budget=1.0, rounds=101)
         first = Role.DENSE.value
-        slow = race({first: calls[first], many: partial(call, drawn, example)}, device=device)
+        slow = time_interleaved({first: calls[first], many: partial(call, drawn, example)}, device=device)
         ratio = {name: seconds[first] / s for name, s in seconds.items()} | {many: slow[first] / slow[many]}
         seconds[many] = slow[many]
     assert before[1] is not None

@@ -33,7 +33,9 @@ class SparseLinear(nn.Module):
     """
 
     scale: Tensor | None
-    folded: Tensor | None = None  # by what a batch normalisation that was worked in has scaled the weight, by output
+    output_scale: Tensor | None = (
+        None  # by what a batch normalisation that was worked in has scaled the weight, by output
+    )
 
     def __init__(
         self, packed: SparseWeight, bias: Tensor | None, kernel: str = "reference", activation: str = ""
