@@ -137,7 +137,7 @@ def _by_own_rule(bnet: BayesianNet, scores: Mapping[str, Tensor]) -> dict[str, T
     found: dict[str, Tensor] = {}
     for name, posterior in bnet.posteriors.items():
         threshold = bnet.methods[name].snr_threshold
-        relevant = posterior.relevant() if threshold is None else scores[name] >= threshold
+        relevant = posterior.kept_by_paper() if threshold is None else scores[name] >= threshold
         if relevant is not None:
             found[name] = relevant
     for joined in bnet.fates():
