@@ -40,7 +40,7 @@ class GroupScale(Method):
 
     pattern: Pattern = Unstructured()  # noqa: RUF009
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return GroupScalePosterior(weight)
 
 
