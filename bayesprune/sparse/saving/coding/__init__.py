@@ -3,7 +3,6 @@
 from bayesprune.sparse.saving.coding.codebook import Codebook, codebook_of
 from bayesprune.sparse.saving.coding.container import Streams, is_compressed, pack, unpack
 from bayesprune.sparse.saving.coding.streams import CodedNet, DecodedNet, code, decode
-from bayesprune.sparse.saving.coding.variances import variances_of
 
 __all__ = [
     "Codebook",
@@ -16,5 +15,4 @@ __all__ = [
     "is_compressed",
     "pack",
     "unpack",
-    "variances_of",
 ]
