@@ -14,7 +14,7 @@ __all__ = ["arguments", "assigned", "fits", "parsed", "saliency_of", "suggestion
 
 T = TypeVar("T")
 
-_HOMES = ("methods", "patterns", "schedules", "saliency", "sparse.formats")
+_HOMES = ("methods", "patterns", "pruning.schedules", "pruning.saliency", "sparse.formats")
 
 
 def vocabulary() -> dict[str, Any]:

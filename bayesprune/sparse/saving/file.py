@@ -123,7 +123,8 @@ def save(
         name: [str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)] for name, x in buffers.items()
     }
     metadata = manifest_of(sparse, entries, ties, sums).write()
-    replace(target, lambda fresh: safetensors.torch.save_file(buffers, fresh, metadata))
+    data = safetensors.torch.save(buffers, metadata)  # its save_file renames over devices, and has errors of its own
+    replace(target, lambda fresh: fresh.write_bytes(data))
 
 
 def _read(data: bytes) -> tuple[Manifest, dict[str, Tensor]]:
