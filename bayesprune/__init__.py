@@ -35,7 +35,8 @@ _HOME = {
     ),
     "bayesprune.evaluation": ("Prediction", "predict"),
     "bayesprune.inspection": ("LeftOutWarning", "UnreliableLOOWarning", "khat", "loo", "to_inference_data"),
-    "bayesprune.reporting": ("Curve", "Report", "report", "sweep"),
+    "bayesprune.reporting": ("Report", "report"),
+    "bayesprune.reporting.sweeping": ("Curve", "sweep"),  # matplotlib
     "bayesprune.sparse": (
         *("BSR", "CSR", "Codebook", "Compressed", "Dense", "FileError", "Plan", "SemiStructured"),
         *("compressed", "export", "load", "plan", "save"),

@@ -2,8 +2,7 @@
 
 from bayesprune.reporting.report import report
 from bayesprune.reporting.result import Report
-from bayesprune.reporting.sweeping import Curve, sweep
 from bayesprune.reporting.versions import versions
 from bayesprune.reporting.weights import WeightRow
 
-__all__ = ["Curve", "Report", "WeightRow", "report", "sweep", "versions"]
+__all__ = ["Report", "WeightRow", "report", "versions"]

@@ -14,7 +14,7 @@ from on_gpu.results import Results
 __all__ = ["TESTS", "counted", "run"]
 
 _ROOT = Path(__file__).parents[3]
-TESTS = _ROOT / "tests" / "gpu"
+TESTS = _ROOT / "tests" / "sparse" / "gpu"
 _ELSEWHERE = (
     "test_benchmark.py",
     "test_compiled.py",
