@@ -1,7 +1,8 @@
 """Results go to stdout, as tables or JSON; everything else goes to stderr."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich import box
@@ -9,7 +10,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-__all__ = ["facts", "say", "show", "show_json", "table", "trouble"]
+from bayesprune import runs
+
+__all__ = ["facts", "loading", "say", "show", "show_json", "table", "trouble"]
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """While names of our rooms are looked up, which loads torch and Pyro for the first of them: say so."""
+    with Console(stderr=True).status("loading"):
+        yield
 
 
 def say(text: str) -> None:
@@ -29,9 +39,7 @@ def show(result: Any) -> None:
 
 def show_json(data: Any) -> None:
     """Print plain data as JSON."""
-    from bayesprune.runs.folder import to_json
-
-    print(to_json(data), end="")
+    print(runs.to_json(data), end="")
 
 
 def table(title: str, headings: Mapping[str, str], rows: Iterable[Sequence[str]]) -> Table:

@@ -1,21 +1,5 @@
 """All that trains: the loop, the evidence lower bound, likelihoods, history and checkpoints."""
 
-from bayesprune.fitting.elbo import MeanFieldELBO
-from bayesprune.fitting.history import Epoch, History
-from bayesprune.fitting.likelihoods import SupervisedModel, classify, regress
-from bayesprune.fitting.loop import check_device, fit
-from bayesprune.fitting.observations import CategoricalObservation, NormalObservation, Observation
+import lazy_loader
 
-__all__ = [
-    "CategoricalObservation",
-    "Epoch",
-    "History",
-    "MeanFieldELBO",
-    "NormalObservation",
-    "Observation",
-    "SupervisedModel",
-    "check_device",
-    "classify",
-    "fit",
-    "regress",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

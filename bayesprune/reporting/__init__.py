@@ -1,8 +1,5 @@
 """The report: what was kept and how it runs, what that is worth beside the rivals, and what to beware of."""
 
-from bayesprune.reporting.report import report
-from bayesprune.reporting.result import Report
-from bayesprune.reporting.versions import versions
-from bayesprune.reporting.weights import WeightRow
+import lazy_loader
 
-__all__ = ["Report", "WeightRow", "report", "versions"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
