@@ -1,4 +1,4 @@
-"""Files that are replaced only by whole new ones, and the one cache folder."""
+"""Atomic file replacement, and the one cache folder: a file is replaced by a whole new one or not at all."""
 
 import contextlib
 import errno

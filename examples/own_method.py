@@ -37,6 +37,7 @@ class StudentTPosterior(bp.Posterior):
     """One weight's prior, guide and moments."""
 
     rates = {"log_scale": 10.0}  # noqa: RUF012  # learns ten times as fast as the weights
+    per_entry = frozenset({"loc", "log_scale"})  # what an optimiser remembers of them goes with a pruned entry
 
     def __init__(self, weight, method: StudentT) -> None:
         super().__init__(weight)

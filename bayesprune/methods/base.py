@@ -1,4 +1,4 @@
-"""What every method is: hyper-parameters, and for each weight a posterior of three verbs.
+"""Base classes: ``Method`` (hyper-parameters) and ``Posterior`` (Pyro prior, guide and moments of one weight).
 
 A method is a frozen dataclass; ``method.over(weight)`` gives the :class:`Posterior` of one weight, a module with two
 small Pyro programs and its moments. A posterior knows no layers, no likelihood and no training loop.
@@ -21,7 +21,7 @@ __all__ = ["Method", "Posterior", "check_start"]
 
 
 class Posterior(nn.Module, ABC):
-    """The posterior of one weight.
+    """The variational posterior of one weight.
 
     Subclasses make their parameters in ``__init__`` and write three verbs: :meth:`prior` and :meth:`guide`, Pyro
     programs with the same sample sites in the same order, and :meth:`moments`. In both programs, sites are made with
@@ -34,16 +34,21 @@ class Posterior(nn.Module, ABC):
     Attributes:
         kept: bool, of the grid's shape. A group that is pruned has no log-probability and no KL, its effective weight
             is 0, and no gradient reaches it.
+        per_entry, per_group: the names of the parameters that have a number for each entry, or for each group: what an
+            optimiser remembers of them is forgotten where they are pruned.
         rates: parameter name → factor on the learning rate, the method's recipe.
     """
 
     rates: ClassVar[Mapping[str, float]] = {}
+    per_entry: ClassVar[frozenset[str]] = frozenset()
+    per_group: ClassVar[frozenset[str]] = frozenset()
     kept: Tensor
 
     def __init__(self, weight: Weight) -> None:
         super().__init__()
         self.name, self.pattern, self.layout = weight.name, weight.pattern, weight.roles
         self.register_buffer("kept", torch.ones(weight.grid, dtype=torch.bool, device=weight.tensor.device))
+        self._looked: tuple[Tensor, int, bool] | None = None
 
     @abstractmethod
     def prior(self) -> Tensor:
@@ -75,7 +80,7 @@ class Posterior(nn.Module, ABC):
         What is pruned is masked, when the site has the shape of the weight or of the grid of groups.
         """
         name = f"{self.name}.{leaf}" if leaf else self.name
-        if not bool(self.kept.all()):
+        if not self.whole:
             shape, entries, groups = tuple(fn.batch_shape), self.layout.shape, tuple(self.kept.shape)
             if shape == groups and (leaf or groups != entries):  # the weight's own site is entry by entry
                 fn = fn.mask(self.kept)
@@ -90,6 +95,21 @@ class Posterior(nn.Module, ABC):
         """
         self.get_parameter(leaf).data.clamp_(low, high)
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is pruned; ``kept`` is looked at again only when it changed, for that waits for a GPU."""
+        kept = self.kept
+        version = -1 if kept.is_inference() else kept._version
+        if self._looked is None or self._looked[0] is not kept or self._looked[1] != version or version < 0:
+            self._looked = kept, version, bool(kept.all())
+        return self._looked[2]
+
+    def mask_of(self, leaf: str) -> Tensor | None:
+        """Which numbers of the parameter ``leaf`` belong to what is kept; ``None`` where it has none of their own."""
+        if leaf in self.per_group:
+            return self.kept
+        return self.entries() if leaf in self.per_entry else None
+
     def entries(self) -> Tensor:
         """Which entries of the weight are not pruned: bool, of the weight's shape."""
         return self.pattern.spread(self.kept, self.layout)
@@ -97,7 +117,7 @@ class Posterior(nn.Module, ABC):
     def effective(self) -> Tensor:
         """The weight that the net sees: :meth:`prior`'s, with what is pruned at 0."""
         weight = self.prior()
-        if bool(self.kept.all()):
+        if self.whole:
             return weight
         return weight * self.entries().to(weight.dtype)
 

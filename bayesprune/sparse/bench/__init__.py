@@ -1,4 +1,4 @@
-"""Sparse beside dense, measured: products on any shapes, and whole nets."""
+"""Benchmarks of sparse against dense: single products and whole nets."""
 
 import lazy_loader
 
