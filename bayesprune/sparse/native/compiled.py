@@ -11,7 +11,8 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
-from bayesprune.sparse import activations, disk
+from bayesprune import _files
+from bayesprune.sparse import activations
 from bayesprune.sparse.native.host import Isa, target_machine
 from bayesprune.sparse.native.spec import Spec
 
@@ -24,7 +25,7 @@ _engines: list[object] = []  # keep the code alive
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept: ``BAYESPRUNE_CACHE``, or the user's cache folder."""
-    return disk.cache_folder("kernels")
+    return _files.cache_folder("kernels")
 
 
 @cache
@@ -63,7 +64,7 @@ def _object(make: Callable[[], str], spec: Spec) -> bytes:
         pass
     module, machine = _optimised(make(), spec.isa)
     code = machine.emit_object(module)
-    disk.keep(path, hashlib.sha256(code).digest() + code)
+    _files.keep(path, hashlib.sha256(code).digest() + code)
     return code
 
 

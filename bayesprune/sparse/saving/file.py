@@ -121,7 +121,8 @@ def save(
         entries[name] = TensorEntry(kind, *like, x.requires_grad, is_channels_last(x))
     sums = {name: (str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)) for name, x in buffers.items()}
     metadata = manifest_of(sparse, entries, ties, sums).write()
-    replace_file(target, lambda fresh: safetensors.torch.save_file(buffers, fresh, metadata))
+    data = safetensors.torch.save(buffers, metadata)  # its save_file renames over devices, and has errors of its own
+    replace_file(target, lambda fresh: fresh.write_bytes(data))
 
 
 def _read(data: bytes) -> tuple[Manifest, dict[str, Tensor]]:
