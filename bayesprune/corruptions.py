@@ -1,4 +1,4 @@
-"""Fifteen corruptions of images, at five severities: how a net fares when its inputs shift.
+"""Fifteen image corruptions at five severities, for tests under distribution shift.
 
 Each is a function ``(images, severity, seed=0) -> images`` of floating-point images (n, channels, height, width) in
 [0, 1]: 28×28 grey and 32×32 colour are what they were made for. Shape, dtype and device stay. What is random is fixed

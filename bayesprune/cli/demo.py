@@ -1,4 +1,4 @@
-"""``bayesprune demo``."""
+"""The ``bayesprune demo`` command."""
 
 from pathlib import Path
 from typing import Annotated

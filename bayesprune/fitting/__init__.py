@@ -1,4 +1,4 @@
-"""All that trains: the loop, the evidence lower bound, likelihoods, history and checkpoints."""
+"""Training: the loop, the evidence lower bound, likelihoods, history and checkpoints."""
 
 from bayesprune.fitting.devices import check_device
 from bayesprune.fitting.door import fit

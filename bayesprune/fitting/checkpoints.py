@@ -1,4 +1,4 @@
-"""Checkpoints of a fit: written whole or not at all, and loaded or refused."""
+"""Training checkpoints: written whole or not at all, and loaded or refused."""
 
 import shutil
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What happened during a fit, epoch by epoch."""
+"""The training history: loss, KL, sparsity and time per epoch."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any

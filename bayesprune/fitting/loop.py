@@ -1,4 +1,4 @@
-"""The ELBO loop, on Accelerate: prepare, step, epoch, save."""
+"""The training loop: maximise the ELBO, on Accelerate: prepare, step, epoch, save."""
 
 import math
 import time

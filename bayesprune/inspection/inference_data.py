@@ -1,4 +1,4 @@
-"""Draws of a Bayesian net in ArviZ's groups. Nothing else in the library imports this file."""
+"""Posterior draws, predictive and log-likelihood as ArviZ inference data. Nothing else here imports this file."""
 
 import math
 import warnings

@@ -1,4 +1,4 @@
-"""What every method is: hyper-parameters, and for each weight a posterior of three verbs.
+"""Base classes: ``Method`` (hyper-parameters) and ``Posterior`` (Pyro prior, guide and moments of one weight).
 
 A method is a frozen dataclass; ``method.posterior(weight)`` gives the :class:`Posterior` of one weight, a module with
 two small Pyro programs and its moments. A posterior knows no layers, no likelihood and no training loop.
@@ -22,7 +22,7 @@ __all__ = ["Method", "Posterior", "check_start"]
 
 
 class Posterior(nn.Module, ABC):
-    """The posterior of one weight.
+    """The variational posterior of one weight.
 
     Subclasses make their parameters in ``__init__`` and write three verbs: :meth:`prior` and :meth:`guide`, Pyro
     programs with the same sample sites in the same order, and :meth:`moments`. In both programs, sites are made with

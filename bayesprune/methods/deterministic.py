@@ -1,4 +1,9 @@
-"""No posterior at all: a point, the dense net's own weights. The rival that every method is compared with."""
+"""A point mass instead of a posterior: ordinary training, the baseline of every method.
+
+Gradual magnitude pruning:
+Zhu & Gupta 2017, *To Prune, or Not to Prune: Exploring the Efficacy of Pruning for Model Compression*,
+arXiv:1710.01878.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar

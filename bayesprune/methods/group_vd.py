@@ -1,4 +1,8 @@
-"""Variational dropout by groups: one multiplier per group over the trained weights."""
+"""Group variational dropout: one Gaussian multiplier per group of weights, under a log-uniform prior.
+
+The group form of:
+Molchanov, Ashukha & Vetrov 2017, *Variational Dropout Sparsifies Deep Neural Networks*, arXiv:1701.05369.
+"""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +25,8 @@ __all__ = ["GroupVD"]
 class GroupVD(Method):
     """Group variational dropout: w = z_g θ with one multiplier z per group, and a log-uniform prior on it.
 
-    The group form of Molchanov et al. 2017 (and of Louizos et al. 2017, eq. 12, without noise of the weights' own):
+    The group form of Molchanov et al. 2017 (and of Louizos et al. 2017, arXiv:1705.08665, without noise of
+    the weights' own):
 
     - ``tied=False``: q(z_g) = N(μ_g, σ_g²), θ deterministic. Noise is perfectly correlated within a group, and the KL
       is one term per group, a function of α_g = σ_g²/μ_g² (Molchanov et al., eq. 14).

@@ -1,4 +1,7 @@
-"""L0 regularisation with hard-concrete gates (Louizos et al. 2018)."""
+"""L0 regularisation: a hard-concrete gate per group of weights, which can be exactly 0.
+
+Louizos, Welling & Kingma 2018, *Learning Sparse Neural Networks through L0 Regularization*, arXiv:1712.01312.
+"""
 
 import math
 from collections.abc import Mapping
@@ -21,9 +24,9 @@ __all__ = ["HardConcrete"]
 
 @dataclass(frozen=True)
 class HardConcrete(Method):
-    """A gate per group that can be exactly 0, at a cost for each one that is not (Louizos et al. 2018).
+    """L0 regularisation: a gate per group that can be exactly 0, and a cost per open gate (Louizos et al. 2018).
 
-    w = z_g θ, z_g hard concrete; the KL is cost · P(z_g ≠ 0) (eq. 9), the relaxed L0 norm. θ is deterministic, as in
+    w = z_g θ, z_g hard concrete; the KL is cost · P(z_g ≠ 0), the relaxed L0 norm. θ is deterministic, as in
     the paper, or Gaussian.
 
     Args:
@@ -38,7 +41,7 @@ class HardConcrete(Method):
         init_log_scale: log σ at the start, where ``gaussian``.
         clip: log σ is held in this range, log α in (−10, 10); the start lies in it.
 
-    The paper drops a group whose test-time gate is 0, clip(σ(log α)(ζ − γ) + γ) = 0 (eq. 13), no threshold on SNR.
+    The paper drops a group whose test-time gate is 0, clip(σ(log α)(ζ − γ) + γ) = 0, no threshold on SNR.
 
     >>> HardConcrete(cost=5.0).posterior(Weight("w", torch.ones(2), Unstructured())).inclusion()
     tensor([0.9000, 0.9000], grad_fn=<SigmoidBackward0>)
@@ -75,7 +78,7 @@ class HardConcrete(Method):
 
     @property
     def start(self) -> float:
-        """log α at which P(z ≠ 0) is ``init_open`` (eq. 12)."""
+        """log α at which P(z ≠ 0) is ``init_open``."""
         low, high = self.stretch
         return math.log(self.init_open / (1 - self.init_open)) + self.temperature * math.log(-low / high)
 
@@ -111,11 +114,11 @@ class _HardConcretePosterior(Posterior):
         return first * self.loc, second * var_w + (second - first.square()).clamp_min(0) * self.loc.square()
 
     def inclusion(self) -> Tensor:
-        """P(z ≠ 0) of each group (eq. 12)."""
+        """P(z ≠ 0) of each group."""
         return self._gate(self.log_alpha).open
 
     def kept_by_paper(self) -> Tensor:
-        """The test-time gate is not 0 (eq. 13)."""
+        """The test-time gate is not 0."""
         low, high = self.method.stretch
         return self.log_alpha.sigmoid() * (high - low) + low > 0
 

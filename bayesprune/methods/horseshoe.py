@@ -1,4 +1,11 @@
-"""The regularised horseshoe over groups (Louizos et al. 2017, BC-GHS; Piironen & Vehtari 2017)."""
+"""The regularised horseshoe: half-Cauchy scales per group and per weight tensor, bounded by a slab (BC-GHS).
+
+Louizos, Ullrich & Welling 2017, *Bayesian Compression for Deep Learning*, arXiv:1705.08665.
+Piironen & Vehtari 2017, *Sparsity Information and Regularization in the Horseshoe and Other Shrinkage Priors*,
+arXiv:1707.01694.
+Ghosh, Yao & Doshi-Velez 2018, *Structured Variational Learning of Bayesian Neural Networks with Horseshoe Priors*,
+arXiv:1806.05975.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,10 +26,10 @@ __all__ = ["Horseshoe"]
 
 @dataclass(frozen=True)
 class Horseshoe(Method):
-    """w = w̃ · λ̃ with w̃ ~ N(0, 1), a half-Cauchy scale per group and one for the whole weight.
+    """The regularised horseshoe: w = w̃ λ̃, w̃ ~ N(0, 1), with a half-Cauchy scale per group and one per weight tensor.
 
-    τ ~ C⁺(0, τ₀), λ_g ~ C⁺(0, 1) (Louizos et al. 2017, eq. 13), regularised by a slab of width c:
-    λ̃² = c² τ² λ_g² / (c² + τ² λ_g²) (Piironen & Vehtari 2017, eq. 2.8). Non-centred (Ghosh et al. 2018); q(τ) and
+    τ ~ C⁺(0, τ₀), λ_g ~ C⁺(0, 1) (Louizos et al. 2017), regularised by a slab of width c:
+    λ̃² = c² τ² λ_g² / (c² + τ² λ_g²) (Piironen & Vehtari 2017, section 2.3). Non-centred (Ghosh et al. 2018); q(τ) and
     q(λ_g) are log-normal, q(w̃) normal. The KL of a log-normal from a half-Cauchy is one-dimensional quadrature; the
     papers split the half-Cauchy into gamma and inverse gamma instead, whose bound is looser.
 

@@ -1,4 +1,8 @@
-"""A Gaussian for every entry: what the methods share whose posterior is N(μ, σ²) and whose priors differ."""
+"""The mean-field Gaussian posterior N(μ, σ²), entry by entry, for methods that differ in their prior alone.
+
+Graves 2011, *Practical Variational Inference for Neural Networks*, NeurIPS 24.
+Blundell et al. 2015, *Weight Uncertainty in Neural Networks*, arXiv:1505.05424.
+"""
 
 from collections.abc import Mapping
 from typing import ClassVar

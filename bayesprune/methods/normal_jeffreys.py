@@ -1,4 +1,7 @@
-"""Group scales with a normal-Jeffreys prior (Louizos et al. 2017, BC-GNJ)."""
+"""Gaussian scales per group under a normal-Jeffreys prior (BC-GNJ).
+
+Louizos, Ullrich & Welling 2017, *Bayesian Compression for Deep Learning*, arXiv:1705.08665.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,10 +22,10 @@ __all__ = ["NormalJeffreys"]
 
 @dataclass(frozen=True)
 class NormalJeffreys(Method):
-    """BC-GNJ: p(z) ∝ 1/|z| for each group, p(w | z) = N(0, z²) (Louizos et al. 2017, eq. 8-12).
+    """Group normal-Jeffreys (BC-GNJ): a scale z per group, p(z) ∝ 1/|z|, p(w | z) = N(0, z²) (Louizos et al. 2017).
 
     Non-centred: w = z w̃ with p(w̃) = N(0, r²), q(z) = N(μ_z, σ_z²), q(w̃) = N(μ, σ²), so that the KL is variational
-    dropout's per group (eq. 10) plus a Gaussian's per weight (eq. 11). Given z the weight is Gaussian, and activations
+    dropout's per group plus a Gaussian's per weight. Given z the weight is Gaussian, and activations
     are sampled. The paper has r = 1; as p(z) has no scale, r assumes nothing. Here it is the group's √ mean (μ² + σ²),
     at which the ELBO is greatest: a trained net then need not be rescaled before its KL is small.
 

@@ -1,4 +1,8 @@
-"""Spike and slab: a Bernoulli inclusion per group over a Gaussian slab (Bai et al. 2020)."""
+"""Spike and slab: a Bernoulli inclusion per group over Gaussian weights.
+
+Bai, Song & Cheng 2020, *Efficient Variational Inference for Sparse Deep Learning with Theoretical Guarantee*,
+arXiv:2011.07439.
+"""
 
 import math
 from collections.abc import Mapping
@@ -22,11 +26,11 @@ __all__ = ["SpikeSlab"]
 
 @dataclass(frozen=True)
 class SpikeSlab(Method):
-    """w = γ_g w̃ with γ ~ Bernoulli(p), w̃ ~ N(0, s²); q(γ) = Bernoulli(π), q(w̃ | γ=1) = N(μ, σ²).
+    """Spike and slab: w = γ_g w̃, γ ~ Bernoulli(p), w̃ ~ N(0, s²); q(γ) = Bernoulli(π), q(w̃ | γ=1) = N(μ, σ²).
 
-    Bai et al. 2020, sec. 3. Where γ = 0 the weight is exactly 0 and the slab is the prior's, so the KL is that of the
+    Bai et al. 2020. Where γ = 0 the weight is exactly 0 and the slab is the prior's, so the KL is that of the
     Bernoullis plus π times the Gaussian's. In evaluation mode all of that is exact. In training γ is relaxed to a
-    concrete variable, prior and guide at one temperature (Bai et al., eq. 9), so that gradients reach π. The relaxed
+    concrete variable, prior and guide at one temperature, as in the paper, so that gradients reach π. The relaxed
     KL is that of two logistics, whatever the temperature, and bounds the Bernoullis' from above.
 
     Args:

@@ -1,4 +1,4 @@
-"""Which method fits which weight: globs over parameter names, the first match wins."""
+"""Rules that assign methods to weights: globs over parameter names, the first match wins."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase

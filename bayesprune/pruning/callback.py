@@ -1,4 +1,4 @@
-"""What a callback of the training loop sees."""
+"""Training callbacks: their base class, and what they see of a running fit."""
 
 import warnings
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Carry out a recipe in a run folder, and open what came of it."""
+"""Carry out a recipe in a run folder, and open its results."""
 
 import hashlib
 import random

@@ -96,6 +96,7 @@ KL_SLACK = {"sparse_vd": 0.0094, "group_vd": 0.0094, "group_vd_tied": 0.0094, "n
 
 # An expected cost in the place of a KL (Louizos et al. 2018, eq. 9): tested as that.
 COSTS = {"hard_concrete", "hard_concrete_gaussian"}
+DIVERGENCES = [case for case in CASES if case not in COSTS]
 
 
 def all_or_some(case: str, nonzero: Tensor) -> bool:

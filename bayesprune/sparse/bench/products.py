@@ -1,4 +1,4 @@
-"""Sparse and dense products side by side, on the user's shapes and processor."""
+"""Benchmark of sparse and dense products on the user's shapes and processor."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -14,14 +14,9 @@ from bayesprune.sparse.formats import BSR, CSR, Format
 from bayesprune.sparse.gpu.devices import require_gpu
 from bayesprune.sparse.kernels import KERNELS, Kernel
 from bayesprune.sparse.kernels.torch_sparse import torch_tensor
-from bayesprune.sparse.layers.composite import Opened
-from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.layers.linear import SparseLinear
-from bayesprune.sparse.layers.sizes import shrunk
-from bayesprune.sparse.surgery.composites import set_fast_paths
-from bayesprune.sparse.surgery.feed_forward import give_back
-from bayesprune.sparse.surgery.replace import put
-from bayesprune.sparse.timing.race import race
+from bayesprune.sparse.surgery.surgery import Surgery
+from bayesprune.sparse.timing.interleaved import time_interleaved
 
 __all__ = ["Measured", "Setting", "bench", "dense_twin", "measured_peak", "random_mask", "rival_ways"]
 
@@ -201,7 +196,7 @@ def bench(setting: Setting, rivals: bool = True, budget: float = 1.0) -> Measure
             ways: dict[str, Callable[[], object]] = {"dense": partial(F.linear, x, weight), "ours": partial(layer, x)}
             if rivals:
                 ways |= rival_ways(setting.form, weight, mask, x) | _onnx_way(weight, x, setting.threads)
-            seconds = race(ways, device=x.device, budget=budget, rounds=200, sample=1e-3)
+            seconds = time_interleaved(ways, device=x.device, budget=budget, rounds=200, sample=1e-3)
     finally:
         torch.set_num_threads(before)
     return Measured(setting, seconds, int(mask.count_nonzero()) / mask.numel())
@@ -215,7 +210,7 @@ def measured_peak(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        seconds = race({"product": partial(torch.mm, a, a)}, device=a.device, budget=budget, rounds=20)
+        seconds = time_interleaved({"product": partial(torch.mm, a, a)}, device=a.device, budget=budget, rounds=20)
     finally:
         torch.set_num_threads(before)
     return 2e-9 * 2048**3 / seconds["product"]
@@ -223,27 +218,4 @@ def measured_peak(
 
 def dense_twin(net: nn.Module) -> nn.Module:
     """A copy of a net whose packed layers are dense again, zeros stored: what it is to be compared with."""
-    twin = copy.deepcopy(net)
-    packed = [path for path, module in net.named_modules() if isinstance(module, (SparseLinear, Opened))]
-    for path, layer in list(twin.named_modules()):
-        if not isinstance(layer, SparseLinear):
-            continue
-        bias, weight = layer.bias is not None, layer.weight
-        made: nn.Module
-        if isinstance(layer, SparseConv2d):
-            g = layer.geometry
-            made = nn.Conv2d(
-                layer.in_channels, layer.out_channels, g.kernel, g.stride, g.padding, g.dilation, g.groups, bias
-            )
-        else:
-            made = nn.Linear(layer.in_features, layer.out_features, bias)
-        made.to(weight).load_state_dict({"weight": weight, **({"bias": layer.bias} if bias else {})})
-        twin = put(twin, path, made)
-        if layer.activation and not give_back(twin, path, layer.activation):
-            after = {"relu": nn.ReLU(), "gelu": nn.GELU(), "gelu_tanh": nn.GELU("tanh")}[layer.activation]
-            twin = put(twin, path, nn.Sequential(made, after))
-    for path, module in list(twin.named_modules()):
-        if isinstance(module, Opened) and not shrunk(net.get_submodule(path)):  # torch's has all its heads
-            twin = put(twin, path, module.closed())
-    set_fast_paths(twin, packed, on=True)
-    return twin.eval()
+    return Surgery.of(net).undo(copy.deepcopy(net)).eval()

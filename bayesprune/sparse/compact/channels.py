@@ -1,4 +1,4 @@
-"""Operators that work within each channel (normalisation by kept statistics, pooling), or across channels."""
+"""Compaction rules for operators within each channel (pooling, eval-mode normalisation) or across channels."""
 
 import operator
 from typing import Any

@@ -1,4 +1,4 @@
-"""``compact``: the one function that callers use, and what it gives back."""
+"""``compact``, the public function, and its result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

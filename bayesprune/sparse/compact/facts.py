@@ -1,4 +1,4 @@
-"""What the walk along the graph finds out, and the solution is worked out from."""
+"""Facts collected on the walk along the graph, from which the solver works."""
 
 from dataclasses import dataclass, field
 

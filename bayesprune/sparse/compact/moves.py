@@ -1,4 +1,4 @@
-"""Operators that only move entries: each is run on the labels themselves."""
+"""Compaction rules for operators that only move entries (reshape, permute, concatenate): run on the labels."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Operators that work entry by entry: an activation, a sum, a product, a choice."""
+"""Compaction rules for pointwise operators: activations, sums, products, choices."""
 
 from typing import Any
 

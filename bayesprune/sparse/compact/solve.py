@@ -1,4 +1,4 @@
-"""Which atoms go: the largest set that leaves the net's results as they are."""
+"""The largest set of channels that can be removed without changing the net's results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""A linear layer whose weight is packed."""
+"""A linear layer with a packed weight."""
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,9 @@ class SparseLinear(nn.Module):
     """
 
     scale: Tensor | None
-    folded: Tensor | None = None  # by what a batch normalisation that was worked in has scaled the weight, by output
+    output_scale: Tensor | None = (
+        None  # by what a batch normalisation that was worked in has scaled the weight, by output
+    )
 
     def __init__(
         self, packed: SparseWeight, bias: Tensor | None, kernel: str = "reference", activation: str = ""

@@ -1,4 +1,4 @@
-"""Make a plan: time what each mask allows on the user's shapes, dense always among it."""
+"""``plan``: time what each mask allows on the user's shapes, dense always among it."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from bayesprune.sparse.formats import CSR, Dense, Format, SemiStructured
 from bayesprune.sparse.formats.quantised import Bits, held_in
+from bayesprune.sparse.layers.composite import parts_of
 from bayesprune.sparse.planning.apply import apply, pieces
 from bayesprune.sparse.planning.candidates import Piece, formats_of, packed_layers, runner
 from bayesprune.sparse.planning.plan import Choice, Plan
-from bayesprune.sparse.surgery.composites import Call, calls_on, open_wholes, refusals, shell, whole_of
+from bayesprune.sparse.surgery.composites import Call, calls_on, composite_of, composites_for, refusals, shell
 from bayesprune.sparse.surgery.eligibility import conv_geometry, observe, obstacle
 from bayesprune.sparse.surgery.masked import masked_copy
+from bayesprune.sparse.surgery.surgery import Surgery
 from bayesprune.sparse.timing.cache import named, timed
 
 __all__ = ["forced_formats", "left_bits", "left_formats", "make_plan", "plan"]
@@ -183,7 +185,7 @@ def _settled(
     """``choices`` once each whole that they convert was timed: where it is not faster so, its weights stay dense."""
     settled, wholes = dict(choices), dict[str, dict[str, Choice]]()
     for name, choice in choices.items():
-        path = whole_of(net, name, calls)
+        path = composite_of(net, name, calls)
         if path is not None and not isinstance(choice.format, Dense):
             wholes.setdefault(path, {})[name] = choice
     for path, inside in wholes.items():
@@ -226,7 +228,9 @@ def make_plan(
     forced, widths = forced_formats(masks, formats), held_in(bits, masks)
     calls = calls_on(net, example, masks)
     refused = refusals(net, masks, calls)
-    opened, parts = open_wholes(shell(net), [name for name in masks if name not in refused], calls)
+    unrefused = [name for name in masks if name not in refused]
+    opened = Surgery(composites=composites_for(net, unrefused, calls)).apply(shell(net))
+    parts = {name: parts_of(opened, name) for name in unrefused}
     called = observe(opened, example, {part.rpartition(".")[0] for own in parts.values() for part in own})
     choices = {}
     for name, mask in masks.items():

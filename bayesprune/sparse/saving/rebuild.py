@@ -1,4 +1,4 @@
-"""Nets of torch.nn's own modules, told as JSON and built again from it. No class is ever imported by name."""
+"""Serialise nets of torch.nn's own modules as JSON and rebuild them. No class is ever imported by name."""
 
 import inspect
 import json
@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bayesprune.sparse.layers.composite import Opened
+from bayesprune.sparse.layers.composite import Composite
 from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.layers.linear import SparseLinear
-from bayesprune.sparse.layers.sizes import full, resize, shrunk
-from bayesprune.sparse.surgery.composites import open_at, opened_in, set_fast_paths
-from bayesprune.sparse.surgery.feed_forward import hand_over
+from bayesprune.sparse.layers.sizes import full
+from bayesprune.sparse.surgery.surgery import Surgery
 
 __all__ = ["CannotRebuildError", "build", "describe"]
 
@@ -116,7 +115,7 @@ def describe_node(module: nn.Module) -> Node:
         pairs = {"kernel_size": g.kernel, "stride": g.stride, "padding": g.padding, "dilation": g.dilation}
         args = {**sizes, **{name: list(pair) for name, pair in pairs.items()}, "bias": full(module, "bias") is not None}
         return {"class": "Conv2d", "args": args}
-    if isinstance(module, Opened):  # rebuilt as torch's, then opened
+    if isinstance(module, Composite):  # rebuilt as torch's, then opened
         return describe_node(module.skeleton())
     if isinstance(module, SparseLinear):
         sizes = {name: full(module, name) for name in ("in_features", "out_features")}
@@ -216,17 +215,9 @@ def describe(net: nn.Module) -> Node:
     """
     try:
         node = describe_node(net)
-        again = build(json.loads(json.dumps(node)))
-        opened = opened_in(net)
-        for path, split in opened.items():
-            again = open_at(again, path, split)
-        for path, changes in shrunk(net).items():
-            resize(again.get_submodule(path), changes)
-        packed = {path: module.activation for path, module in net.named_modules() if isinstance(module, SparseLinear)}
-        for path, activation in packed.items():
-            if activation:
-                hand_over(again, path)
-        set_fast_paths(again, (*opened, *packed), on=False)
+        modules = net.named_modules(remove_duplicate=False)
+        weights = {path: m.sparse_weight for path, m in modules if isinstance(m, SparseLinear)}
+        again = Surgery.of(net).apply(build(json.loads(json.dumps(node))), weights)
         difference = _difference(net, again)
     except CannotRebuildError:
         raise

@@ -1,4 +1,4 @@
-"""Batch normalisation worked into the packed layer before it: in eval mode it is a factor and a shift per output."""
+"""Batch-norm folding: scale and shift per output worked into the packed layer before it."""
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +59,9 @@ def fold(layer: SparseLinear, norm: BatchNorm) -> None:
             folded = values * _by_row(factor.sign(), layer).to(values.dtype)
             layer.scale = (scale.double() * torch.where(factor == 0, 1.0, factor.abs())).to(scale.dtype)
         dtype = layer.bias.dtype if layer.bias is not None else mean.dtype if scale is not None else values.dtype
-    layer.folded = factor.abs().float() if layer.folded is None else layer.folded * factor.abs().float()
+    layer.output_scale = (
+        factor.abs().float() if layer.output_scale is None else layer.output_scale * factor.abs().float()
+    )
     trained = values.requires_grad if layer.bias is None else layer.bias.requires_grad
     layer.values = nn.Parameter(folded, requires_grad=values.requires_grad)
     layer.bias = nn.Parameter(shift.to(dtype), requires_grad=trained)

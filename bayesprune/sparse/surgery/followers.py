@@ -1,4 +1,4 @@
-"""Which module takes what which other one made: read off torch.fx's trace of a net, so that it holds for any input."""
+"""Producer and consumer modules, read off torch.fx's trace of a net."""
 
 import warnings
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from bayesprune.sparse.layers.composite import Opened, hooked
+from bayesprune.sparse.layers.composite import Composite, hooked
 from bayesprune.sparse.layers.linear import SparseLinear
 from bayesprune.sparse.surgery.composites import shell
 
@@ -25,7 +25,7 @@ class _Tracer(fx.Tracer):
         self.tried, self.thread = tried, get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        closed = isinstance(m, (SparseLinear, Opened)) or hooked(m) or (m in self.tried and self.tried[m] is None)
+        closed = isinstance(m, (SparseLinear, Composite)) or hooked(m) or (m in self.tried and self.tried[m] is None)
         return closed or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(

@@ -1,4 +1,4 @@
-"""What follows a packed layer, worked out inside its product: batch normalisation and activations."""
+"""Fusion of batch normalisation and activations into the packed layer before them."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from bayesprune.sparse.surgery.fold import BatchNorm, fold, folds
 from bayesprune.sparse.surgery.followers import followers
 from bayesprune.sparse.surgery.replace import put
 
-__all__ = ["fuse", "silence", "silent_in"]
+__all__ = ["fuse", "identities_in", "replace_by_identity"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def fuse(net: nn.Module, example: object) -> list[str]:
                 fold(f.layer, f.norm)
             f.layer.activation = f.activation
         for path in gone:
-            silence(net, path)
+            replace_by_identity(net, path)
         if _close(expected, call(net, example)):
             return list(gone)
     for f, (parameters, buffers) in zip(found, before, strict=True):
@@ -120,12 +120,12 @@ def fuse(net: nn.Module, example: object) -> list[str]:
     return []
 
 
-def silent_in(net: nn.Module) -> list[str]:
+def identities_in(net: nn.Module) -> list[str]:
     """The paths of each ``nn.Identity``: what stood there may have been taken in by a packed layer."""
     return [path for path, module in net.named_modules() if path and type(module) is nn.Identity]
 
 
-def silence(net: nn.Module, path: str) -> None:
+def replace_by_identity(net: nn.Module, path: str) -> None:
     """Put an ``nn.Identity`` where a batch normalisation or an activation stands that a packed layer has taken in.
 
     Raises:

@@ -14,7 +14,7 @@ from bayesprune.layout import Layout
 from bayesprune.patterns import Block, Unstructured
 from bayesprune.sparse import BSR, CSR, Choice, Dense, Plan, SparseLinear, export, plan
 from bayesprune.sparse.formats.block_shapes import block_shapes, filled
-from bayesprune.sparse.timing.race import race
+from bayesprune.sparse.timing.interleaved import time_interleaved
 
 
 def lenet300():
@@ -67,7 +67,7 @@ def test_the_pattern_is_read_off_the_mask(pattern, found):
 
 def test_race_takes_turns_and_drops_the_slow():
     calls = []
-    seconds = race(
+    seconds = time_interleaved(
         {"a": lambda: calls.append("a"), "b": lambda: (calls.append("b"), time.sleep(0.002))},
         device=torch.device("cpu"),
         budget=0.05,

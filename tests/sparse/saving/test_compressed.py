@@ -235,7 +235,7 @@ def test_variances_reach_the_values_they_belong_to(random_masks):
             close = torch.isclose(torch.where(stored != 0, spread, 0.0), stored.square(), rtol=1e-5)
             assert bool(close.all()), (name, at)
         if name == "csr":
-            assert any(m.folded is not None for m in sparse.modules() if isinstance(m, SparseLinear))
+            assert any(m.output_scale is not None for m in sparse.modules() if isinstance(m, SparseLinear))
 
 
 def test_variances_follow_a_net_that_was_made_smaller(random_masks, tmp_path):

@@ -19,7 +19,7 @@ from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.saving.manifest import Manifest
 from bayesprune.sparse.surgery.fold import fold
 from bayesprune.sparse.surgery.followers import followers
-from bayesprune.sparse.surgery.fuse import fuse, silent_in
+from bayesprune.sparse.surgery.fuse import fuse, identities_in
 
 pytest.importorskip("llvmlite")
 
@@ -119,7 +119,7 @@ def conv_net():
 def test_norms_and_activations_of_a_net_are_worked_out_and_survive_the_file(form, random_masks, masked_dense, tmp_path):
     net, x = seasoned(conv_net()), torch.randn(3, 8, 6, 6)
     sparse, masks = packed(net, random_masks, x, form)
-    assert silent_in(sparse) == ["1", "2", "5", "6", "7"]
+    assert identities_in(sparse) == ["1", "2", "5", "6", "7"]
     assert [m.activation for m in sparse if isinstance(m, SparseLinear)] == ["relu", "gelu"]
     with torch.no_grad():
         near = 0.05 if form.bits else 1e-5
@@ -127,7 +127,7 @@ def test_norms_and_activations_of_a_net_are_worked_out_and_survive_the_file(form
         save(sparse, tmp_path / "m.safetensors")
         for skeleton in (None, conv_net()):
             again = load(tmp_path / "m.safetensors", net=skeleton)
-            assert torch.equal(again(x), sparse(x)) and silent_in(again) == silent_in(sparse)
+            assert torch.equal(again(x), sparse(x)) and identities_in(again) == identities_in(sparse)
             assert {n: p.requires_grad for n, p in again.named_parameters()} == {
                 n: p.requires_grad for n, p in sparse.named_parameters()
             }
@@ -138,7 +138,7 @@ def test_residual_blocks_keep_what_follows_the_sum(random_masks, masked_dense, t
     net, x = seasoned(nn.Sequential(Residual(8, 16, stride=2), Residual(16, 16))), torch.randn(2, 8, 6, 6)
     sparse, masks = packed(net, random_masks, x, BSR(4, 4))
     names = ["0.bn1", "0.relu1", "0.bn2", "0.shortcut.1", "1.bn1", "1.relu1", "1.bn2", "1.shortcut"]
-    assert sorted(silent_in(sparse)) == sorted(names)
+    assert sorted(identities_in(sparse)) == sorted(names)
     assert isinstance(sparse[0].relu2, nn.ReLU) and sparse[0].conv2.activation == ""
     with torch.no_grad():
         torch.testing.assert_close(sparse(x), masked_dense(net, masks)(x), rtol=1e-4, atol=1e-5)
@@ -152,7 +152,7 @@ def test_an_activation_of_a_block_that_is_no_sequential(random_masks, masked_den
     net, x = Attends().eval(), torch.randn(2, 5, 16)
     for names in (["fc1.weight", "fc2.weight"], None):
         sparse, masks = packed(net, random_masks, x, BSR(4, 4), names=names)
-        assert silent_in(sparse) == ["gelu"] and sparse.fc1.activation == "gelu" and sparse.fc2.activation == ""
+        assert identities_in(sparse) == ["gelu"] and sparse.fc1.activation == "gelu" and sparse.fc2.activation == ""
         with torch.no_grad():
             torch.testing.assert_close(sparse(x), masked_dense(net, masks)(x), rtol=1e-4, atol=1e-5)
 
@@ -207,7 +207,7 @@ KEPT = {
 def test_what_something_else_sees_stays(use, random_masks, masked_dense):
     net, x = seasoned(Body(KEPT[use])), torch.randn(4, 16)
     sparse, masks = packed(net, random_masks, x, BSR(4, 4), names=["fc.weight"])
-    assert silent_in(sparse) == [] and sparse.fc.activation == "" and isinstance(sparse.bn, nn.BatchNorm1d)
+    assert identities_in(sparse) == [] and sparse.fc.activation == "" and isinstance(sparse.bn, nn.BatchNorm1d)
     dense = masked_dense(net, masks)
     for inputs in (x, x[:1]):
         with torch.no_grad():
@@ -224,7 +224,7 @@ def test_norms_that_are_not_plain_stay(change, random_masks):
     else:
         net.bn.__class__ = type("Own", (nn.BatchNorm1d,), {})
     sparse, _ = packed(net, random_masks, torch.randn(4, 16), BSR(4, 4), names=["fc.weight"])
-    assert silent_in(sparse) == []
+    assert identities_in(sparse) == []
 
 
 def test_where_outputs_differ_everything_is_put_back(random_masks):
@@ -242,7 +242,7 @@ def test_shared_modules_stay(random_masks):
     net = seasoned(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)))
     net.append(net[1])
     sparse, _ = packed(net, random_masks, torch.randn(4, 16), BSR(4, 4))
-    assert silent_in(sparse) == []
+    assert identities_in(sparse) == []
 
 
 class Loops(nn.Module):
@@ -266,7 +266,7 @@ def test_parts_of_a_net_that_has_no_trace(random_masks):
     assert followers(net) == {"blocks.0.0": "blocks.0.1", "blocks.1.0": "blocks.1.1"}
     assert followers(nn.Sequential(nn.Linear(2, 16), net, nn.ReLU()))["1"] == "2"
     sparse, _ = packed(net, random_masks, torch.randn(4, 16), BSR(4, 4))
-    assert silent_in(sparse) == ["blocks.0.1", "blocks.1.1"]
+    assert identities_in(sparse) == ["blocks.0.1", "blocks.1.1"]
 
 
 def test_tracing_leaves_no_mark_on_the_net_nor_on_other_threads():
@@ -308,7 +308,7 @@ def test_a_skeleton_that_does_not_fit(skeleton, message, random_masks, tmp_path)
 
 @pytest.mark.parametrize("silent", [[1], "1", None])
 def test_a_manifest_whose_silent_modules_are_no_paths(silent):
-    text = json.dumps(json.loads(Manifest(None, "", {}, {}, {}, {}, {}, []).write()["bayesprune"]) | {"silent": silent})
+    text = json.dumps(json.loads(Manifest(None, "", {}, {}).write()["bayesprune"]) | {"silent": silent})
     with pytest.raises(FileError, match="the manifest is malformed"):
         Manifest.read({"bayesprune": text, "bayesprune.sha256": hashlib.sha256(text.encode()).hexdigest()})
 

@@ -1,4 +1,4 @@
-"""All tensors of a net in two streams, and the way back."""
+"""Encode all tensors of a net into two streams, and decode them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ from bayesprune.sparse.saving.coding.container import deflated, inflated
 from bayesprune.sparse.saving.coding.entropy import Reader, Writer
 from bayesprune.sparse.saving.coding.indices import read_indices, write_indices
 from bayesprune.sparse.saving.coding.tensors import Role, from_planes, grid_of, planes, read_tensor, write_tensor
-from bayesprune.sparse.saving.manifest import FileError, SparseEntry, TensorEntry
+from bayesprune.sparse.saving.manifest import FileError, TensorEntry
 from bayesprune.sparse.saving.storage import DTYPES
+from bayesprune.sparse.surgery.surgery import PackedLayer
 
 __all__ = ["CodedNet", "DecodedNet", "code", "decode"]
 
@@ -120,7 +121,7 @@ def code(
     return CodedNet(how, small, writer.data(), nbytes)
 
 
-def _check_packed(path: str, layer: SparseEntry, tensors: Mapping[str, TensorEntry]) -> tuple[int, int, int] | None:
+def _check_packed(path: str, layer: PackedLayer, tensors: Mapping[str, TensorEntry]) -> tuple[int, int, int] | None:
     """The rows, columns and values of a packed layer's grid; None where no indices are coded for it."""
     form = layer.format
     if not isinstance(form, (CSR, BSR)):
@@ -137,7 +138,7 @@ def _check_packed(path: str, layer: SparseEntry, tensors: Mapping[str, TensorEnt
 
 
 def decode(
-    exact: bytes, numbers: bytes, tensors: Mapping[str, TensorEntry], sparse: Mapping[str, SparseEntry]
+    exact: bytes, numbers: bytes, tensors: Mapping[str, TensorEntry], sparse: Mapping[str, PackedLayer]
 ) -> DecodedNet:
     """The tensors again, by the names in ``tensors``, which tells how each was coded.
 

@@ -1,4 +1,4 @@
-"""Posterior variances, brought from the weights that were fitted to the tensors that are saved."""
+"""Posterior variances mapped from the fitted weights to the tensors that are saved."""
 
 from collections.abc import Mapping
 
@@ -44,8 +44,8 @@ def _at_values(net: nn.Module, layer: SparseLinear, name: str, variances: Tensor
         )  # Conv1D is (in, out)
     if matrix is None:
         raise _misfit(net, name, expected, variances)
-    if layer.folded is not None:
-        matrix = matrix * layer.folded.cpu()[:, None] ** 2
+    if layer.output_scale is not None:
+        matrix = matrix * layer.output_scale.cpu()[:, None] ** 2
     if not layer.format.indexed:
         return matrix
     return values_at(matrix, *(x.detach().cpu() for x in (layer.values, layer.crow, layer.col)))
