@@ -1,4 +1,4 @@
-"""``fit``: the door to the ELBO loop."""
+"""``fit``, the public function of the training loop: arguments checked, and the loop run."""
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence

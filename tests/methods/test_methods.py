@@ -15,7 +15,19 @@ import pytest
 import torch
 from pyro import poutine
 from scipy import integrate, optimize, stats
-from support.methods import CASES, COSTS, DIVERGENCES, KL_SLACK, all_or_some, draw_of, kl_mean, kl_of, samples, traced
+from support.methods import (
+    CASES,
+    COSTS,
+    DIVERGENCES,
+    KL_SLACK,
+    all_or_some,
+    draw_of,
+    family,
+    kl_mean,
+    kl_of,
+    samples,
+    traced,
+)
 from support.pairs import cover
 from torch import Tensor
 
@@ -76,12 +88,13 @@ PLACES = {f"{kind}-{name}": (shape, p) for kind, (shape, patterns) in WEIGHTS.it
 every_method = pytest.mark.parametrize("case", CASES)
 KINDS = {place: type(pattern) for place, (_, pattern) in PLACES.items()}
 
-# Each law meets every method with every kind of pattern, and every place; each method meets each place under some law.
-LAWS = ("sites", "draws", "moments", "KL", "gradients", "zeros", "no KL", "no gradient", "state")
+# Each law meets every method with every kind of pattern, and every place with every family of methods; each method
+# meets each place under some law.
+LAWS = ("KL", "sites", "draws", "moments", "gradients", "zeros", "no KL", "no gradient", "state")
 ROWS = cover(
     [row for row in itertools.product(LAWS, PLACES, CASES) if row[0] != "KL" or row[2] in DIVERGENCES],
     lambda row: (row[0], KINDS[row[1]], row[2]),
-    itemgetter(0, 1),
+    lambda row: (row[0], row[1], family(row[2])),
     itemgetter(1, 2),
 )
 
