@@ -1,4 +1,4 @@
-"""Files that are replaced only by whole new ones."""
+"""Atomic file replacement: a file is replaced by a whole new one or not at all."""
 
 import uuid
 from collections.abc import Callable

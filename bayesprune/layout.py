@@ -1,4 +1,4 @@
-"""How a weight's axes play their roles: which are outputs, which are inputs, which are kernel positions.
+"""The roles of a weight's axes: outputs, inputs, kernel positions.
 
 A pattern speaks of outputs and inputs, a tensor of axes. ``Layout`` is the one place that knows both, so that
 ``Block(16, 1)`` means sixteen outputs and one input on ``nn.Linear``, on a grouped or transposed convolution and

@@ -178,7 +178,7 @@ def resnet18(classes: int = 10, width: int = 64) -> nn.Sequential:
 
 
 class ViTBlock(nn.Module):
-    """Pre-norm transformer block (Dosovitskiy et al., 2021, arXiv:2010.11929, eqs. 2 and 3).
+    """Pre-norm transformer block (Dosovitskiy et al., 2021, arXiv:2010.11929).
 
     Takes and gives ``(N, tokens, dim)``. The MLP's layers are called one by one, unlike those of
     ``nn.TransformerEncoderLayer``, which a fused kernel passes over in ``eval()``.

@@ -1,4 +1,4 @@
-"""Which entries of a weight share a fate.
+"""Sparsity patterns: which entries of a weight form a group that is pruned together.
 
 A pattern cuts a weight into groups. It can sum over each group (``pool``), hand a value per group back to the
 entries (``spread``), and say which groups its own rule lets stay (``keep``: all of them, but for N:M).
@@ -29,7 +29,7 @@ def _at_least_one(pattern: "Pattern", **sizes: int) -> None:
 
 
 class Pattern(ABC):
-    """Which entries of a weight share a fate. Patterns are frozen values: equal when written the same.
+    """A partition of a weight's entries into groups that are pruned together; a frozen value, compared by its fields.
 
     Attributes:
         joins: whether weights whose layouts name one fate (the projections of one attention) are decided on together.
@@ -60,7 +60,7 @@ class Pattern(ABC):
 
 @dataclass(frozen=True)
 class Unstructured(Pattern):
-    """Each entry is a group of its own.
+    """Unstructured sparsity: each entry is a group of its own.
 
     >>> Unstructured().groups(Layout((3, 4)))
     (3, 4)
@@ -78,7 +78,7 @@ class Unstructured(Pattern):
 
 @dataclass(frozen=True)
 class Block(Pattern):
-    """``h`` outputs × ``w`` inputs; on a convolution at one kernel position and within its group.
+    """Blocks of ``h`` outputs × ``w`` inputs; on a convolution at one kernel position and within its group.
 
     Edges may be ragged: 10 outputs under ``Block(4, 1)`` make groups of 4, 4 and 2. The grid is
     ``(groups · ⌈outputs / h⌉, ⌈inputs / w⌉, *kernel)``, without the second axis for a vector.
@@ -132,7 +132,7 @@ class Block(Pattern):
 
 @dataclass(frozen=True)
 class Channel(Pattern):
-    """One group per index of one axis of the tensor, as the tensor is stored.
+    """Whole channels: one group per index of one axis of the tensor, as the tensor is stored.
 
     Raises:
         PatternError: the weight has no such axis.
@@ -220,7 +220,9 @@ class Heads(Pattern):
 
 @dataclass(frozen=True)
 class NM(Pattern):
-    """At most ``n`` of every ``m`` consecutive inputs stay (Mishra et al. 2021; 2:4 is what NVIDIA's cores run).
+    """N:M sparsity: at most ``n`` of every ``m`` consecutive inputs stay; 2:4 is what NVIDIA's sparse cores run.
+
+    Mishra et al. 2021, *Accelerating Sparse Deep Neural Networks*, arXiv:2104.08378.
 
     Each entry is a group; ``keep`` lets the ``n`` best of every ``m`` stay. A ragged last run keeps at most ``n`` too.
 

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
 from bayesprune.data import cifar10, mnist
-from bayesprune.evaluation.classification import auroc, entropy, error
+from bayesprune.evaluation.classification import entropy, error
+from bayesprune.evaluation.ranking import auroc
 from bayesprune.nets import lenet_300_100
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601

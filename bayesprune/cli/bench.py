@@ -1,4 +1,4 @@
-"""``bayesprune bench``."""
+"""The ``bayesprune bench`` command."""
 
 from pathlib import Path
 from typing import Annotated

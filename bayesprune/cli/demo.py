@@ -1,4 +1,4 @@
-"""``bayesprune demo``."""
+"""The ``bayesprune demo`` command."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ def run(
     Example: bayesprune demo --data mnist --keep 0.02 --out run
     """
     with Console(stderr=True).status("loading"):
-        from bayesprune.fitting.loop import check_device
+        from bayesprune.fitting.devices import check_device
         from bayesprune.pruning.masking import check_keep
         from bayesprune.runs.demo import TASKS, claim_folder, run_demo
     if data not in TASKS:

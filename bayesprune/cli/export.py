@@ -1,4 +1,4 @@
-"""``bayesprune export``."""
+"""The ``bayesprune export`` command."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""``bayesprune fit``."""
+"""The ``bayesprune fit`` command."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

@@ -1,4 +1,4 @@
-"""``bayesprune info``."""
+"""The ``bayesprune info`` command."""
 
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""``bayesprune masks``."""
+"""The ``bayesprune masks`` command."""
 
 from pathlib import Path
 from typing import Annotated

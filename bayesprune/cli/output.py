@@ -1,4 +1,4 @@
-"""Results go to stdout, as tables or JSON; everything else goes to stderr."""
+"""Output of commands: results to stdout as tables or JSON, everything else to stderr."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,9 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as RichTable
+
+from bayesprune.tables import Table
 
 __all__ = ["facts", "say", "show", "show_json", "table", "trouble"]
 
@@ -34,17 +36,13 @@ def show_json(data: Any) -> None:
     print(to_json(data), end="")
 
 
-def table(title: str, headings: Mapping[str, str], rows: Iterable[Sequence[str]]) -> Table:
+def table(title: str, headings: Mapping[str, str], rows: Iterable[Sequence[str]]) -> RichTable:
     """A table as reports have them; each heading says whether its column holds ``"words"`` or ``"numbers"``."""
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading, kind in headings.items():
-        made.add_column(heading, justify="left" if kind == "words" else "right")
-    for row in rows:
-        made.add_row(*map(escape, row))
-    return made
+    words = frozenset(heading for heading, kind in headings.items() if kind == "words")
+    return Table(title, words, tuple(headings), [tuple(row) for row in rows]).__rich__()
 
 
-def facts(title: str, rows: Iterable[Sequence[str]]) -> Table:
+def facts(title: str, rows: Iterable[Sequence[str]]) -> RichTable:
     """Names and what they stand for."""
     made = table(title, {"name": "words", "value": "words"}, rows)
     made.box, made.show_header = box.SIMPLE, False

@@ -1,4 +1,4 @@
-"""``bayesprune report``."""
+"""The ``bayesprune report`` command."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""``bayesprune sweep``."""
+"""The ``bayesprune sweep`` command."""
 
 from pathlib import Path
 from typing import Annotated

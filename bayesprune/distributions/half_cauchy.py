@@ -1,4 +1,7 @@
-"""The KL divergence of a log-normal from a half-Cauchy, by one-dimensional quadrature."""
+"""The KL divergence of a log-normal from a half-Cauchy, by one-dimensional quadrature.
+
+For the horseshoe's scales: Louizos, Ullrich & Welling 2017, *Bayesian Compression for Deep Learning*, arXiv:1705.08665.
+"""
 
 import math
 from functools import cache

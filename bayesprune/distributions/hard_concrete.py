@@ -1,4 +1,7 @@
-"""The hard-concrete gate and the L0 cost that is its prior (Louizos et al. 2018)."""
+"""The hard-concrete distribution, and the expected L0 penalty as a prior on it.
+
+Louizos, Welling & Kingma 2018, *Learning Sparse Neural Networks through L0 Regularization*, arXiv:1712.01312.
+"""
 
 import math
 from functools import cache
@@ -17,7 +20,7 @@ __all__ = ["HardConcreteGate", "L0Gate"]
 
 
 class HardConcreteGate(dist.TorchDistribution):
-    """A binary concrete variable stretched to (γ, ζ) and clipped to [0, 1] (Louizos et al. 2018, eq. 10-11).
+    """A binary concrete variable stretched to (γ, ζ) and clipped to [0, 1] (Louizos et al. 2018).
 
     Args:
         log_alpha: the location, of any shape.
@@ -59,7 +62,7 @@ class HardConcreteGate(dist.TorchDistribution):
 
     @property
     def open(self) -> Tensor:
-        """P(z ≠ 0) = sigmoid(log α − β log(−γ/ζ)) (eq. 12)."""
+        """P(z ≠ 0) = sigmoid(log α − β log(−γ/ζ))."""
         low, high = self.stretch
         return torch.sigmoid(self.log_alpha - self.temperature * math.log(-low / high))
 
@@ -112,5 +115,5 @@ class L0Gate(Prior):
 
 @register_kl(HardConcreteGate, L0Gate)
 def _kl_hard_concrete_l0(q: HardConcreteGate, p: L0Gate) -> Tensor:
-    """cost · P(z ≠ 0) (Louizos et al. 2018, eq. 9): an expected cost, the gate's own entropy left out."""
+    """cost · P(z ≠ 0) (Louizos et al. 2018): an expected cost, the gate's own entropy left out."""
     return p.cost * q.open

@@ -1,4 +1,7 @@
-"""A normal distribution whose draw is lazy."""
+"""A normal distribution whose draws carry mean and variance, for the local reparameterization trick.
+
+Kingma, Salimans & Welling 2015, *Variational Dropout and the Local Reparameterization Trick*, arXiv:1506.02557.
+"""
 
 import pyro.distributions as dist
 import torch

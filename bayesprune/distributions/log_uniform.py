@@ -1,5 +1,10 @@
 """The log-uniform prior of variational dropout, p(w) ∝ 1/|w|, and its KL from a Gaussian.
 
+Kingma, Salimans & Welling 2015, *Variational Dropout and the Local Reparameterization Trick*, arXiv:1506.02557,
+section 3.3.
+Molchanov, Ashukha & Vetrov 2017, *Variational Dropout Sparsifies Deep Neural Networks*, arXiv:1701.05369, eq. 8.
+Hron, Matthews & Ghahramani 2018, *Variational Bayesian Dropout: Pitfalls and Fixes*, arXiv:1807.01969.
+
 With α = σ²/μ², the KL of N(μ, σ²) from the log-uniform depends on α alone, up to the constant that an improper prior
 leaves open; here it is chosen so that KL → 0 as α → ∞.
 """
@@ -26,7 +31,8 @@ FLOOR = 1e-16
 
 
 class LogUniform(Prior):
-    """p(w) ∝ 1/|w|, uniform in log|w|, its sign a coin's (Kingma et al. 2015, sec. 3.2; Molchanov et al. 2017, eq. 4).
+    """p(w) ∝ 1/|w|, uniform in log|w|, its sign a coin's (Kingma et al. 2015, section 3.3; Molchanov et al. 2017,
+    eq. 8).
 
     Args:
         shape: the batch shape.
@@ -175,7 +181,7 @@ class _Exact(torch.autograd.Function):
 def kl_exact(la: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The KL that :func:`kl_fit` approximates, in nats.
 
-    With u = 1/(2α), d KL/du = D(√u)/√u, D Dawson's integral (Hron et al. 2018, app.), so
+    With u = 1/(2α), d KL/du = D(√u)/√u, D Dawson's integral (Hron et al. 2018), so
     KL = ∫₀¹ (1 − e^{−u(1−t²)})/(1 − t²) dt. That integral and its slope are tabulated once as Chebyshev series.
     """
     return _Exact.apply(la)

@@ -1,4 +1,4 @@
-"""What priors without parameters of their own share: a shape, and whose dtype and device their draws have."""
+"""Base class of priors without learned parameters: a batch shape, and the dtype and device of their draws."""
 
 from typing import Any
 

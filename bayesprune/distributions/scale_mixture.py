@@ -1,4 +1,7 @@
-"""A zero-mean mixture of a wide and a narrow Gaussian."""
+"""The scale-mixture prior: a zero-mean mixture of a wide and a narrow Gaussian.
+
+Blundell et al. 2015, *Weight Uncertainty in Neural Networks*, arXiv:1505.05424.
+"""
 
 import math
 
@@ -12,7 +15,7 @@ __all__ = ["ScaleMixture"]
 
 
 class ScaleMixture(Prior):
-    """p(w) = π N(0, wide²) + (1 − π) N(0, narrow²), entries independent (Blundell et al. 2015, eq. 7).
+    """p(w) = π N(0, wide²) + (1 − π) N(0, narrow²), entries independent (Blundell et al. 2015).
 
     Args:
         shape: the batch shape.

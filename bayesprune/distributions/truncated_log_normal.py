@@ -1,4 +1,7 @@
-"""The truncated log-normal of structured dropout, and its KL from the truncated log-uniform (Neklyudov et al. 2017)."""
+"""The truncated log-normal of structured dropout, and its KL from the truncated log-uniform.
+
+Neklyudov et al. 2017, *Structured Bayesian Pruning via Log-Normal Multiplicative Noise*, arXiv:1705.07283.
+"""
 
 import math
 from typing import Any
@@ -23,7 +26,7 @@ def _log_gap(low: Tensor, high: Tensor) -> Tensor:
 
 
 class TruncatedLogNormal(dist.TorchDistribution):
-    """θ with log θ ~ N(μ, σ²) cut to [low, high] (Neklyudov et al. 2017, eq. 9).
+    """θ with log θ ~ N(μ, σ²) cut to [low, high] (Neklyudov et al. 2017).
 
     Args:
         loc, scale: μ and σ, of one shape.
@@ -66,7 +69,7 @@ class TruncatedLogNormal(dist.TorchDistribution):
         return normal - self.log_mass() - x
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """E[θ] and E[θ²] (eq. 14-15): exp(kμ + k²σ²/2) times the mass of N(μ + kσ², σ²) between the edges."""
+        """E[θ] and E[θ²]: exp(kμ + k²σ²/2) times the mass of N(μ + kσ², σ²) between the edges."""
         low, high = self.edges()
         mass = _log_gap(low, high)
         first, second = (
@@ -104,7 +107,7 @@ class TruncatedLogUniform(Prior):
 
 @register_kl(TruncatedLogNormal, TruncatedLogUniform)
 def _kl_truncated(q: TruncatedLogNormal, p: TruncatedLogUniform) -> Tensor:
-    """log((high − low)/(σ √(2πe))) − log Z − (a φ(a) − b φ(b))/(2Z), a and b the edges (eq. 13)."""
+    """log((high − low)/(σ √(2πe))) − log Z − (a φ(a) − b φ(b))/(2Z), a and b the edges."""
     low, high = q.edges()
     mass = q.log_mass()
     density = [(-0.5 * e.square() - 0.5 * math.log(2 * math.pi) - mass).exp() for e in (low, high)]

@@ -1,4 +1,8 @@
-"""A distribution whose log-probability and KL count for a part only."""
+"""A distribution whose log-probability and KL are weighted entry by entry, as a slab's by its inclusion probability.
+
+Bai, Song & Cheng 2020, *Efficient Variational Inference for Sparse Deep Learning with Theoretical Guarantee*,
+arXiv:2011.07439.
+"""
 
 from typing import Any
 

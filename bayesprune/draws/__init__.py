@@ -1,4 +1,4 @@
-"""How a draw meets torch and Pyro: Gaussian draws that carry their moments, and param sites without a store."""
+"""Lazy Gaussian draws that carry their moments, and Pyro param sites without a global store."""
 
 from bayesprune.draws.gaussian import Estimator, GaussianDraw, SecondUseError, plain, sampling
 from bayesprune.draws.sites import param_site

@@ -1,4 +1,4 @@
-"""A Gaussian draw that carries its moments until a torch function needs it.
+"""``GaussianDraw``: a lazy Gaussian tensor that carries mean and variance until a torch function needs a value.
 
 ``GaussianDraw`` is a tensor that has not been drawn yet. Where it meets a function of the table
 :data:`bayesprune.draws.local.LOCAL`, activations are sampled instead (local reparameterisation, Kingma et al. 2015, or

@@ -1,7 +1,10 @@
-"""The torch functions that are linear in a weight, and how each samples activations instead of weights.
+"""Local reparameterization and flipout for every torch function that is linear in a weight.
 
 One table, :data:`LOCAL`, for all layers: a function is read as a :class:`Product` ``apply(x, weight, bias)``, and a
 product can be sampled in two ways, :func:`local` and :func:`flipout`, from the weight's mean and variance alone.
+
+Kingma, Salimans & Welling 2015, *Variational Dropout and the Local Reparameterization Trick*, arXiv:1506.02557.
+Wen et al. 2018, *Flipout: Efficient Pseudo-Independent Weight Perturbations on Mini-Batches*, arXiv:1803.04386.
 """
 
 from collections.abc import Callable, Mapping
@@ -68,7 +71,7 @@ def local(call: Product, loc: Tensor, var: Tensor, bias_loc: Tensor | None, bias
 
 
 def flipout(call: Product, loc: Tensor, delta: Tensor, bias: Tensor | None) -> Tensor:
-    """One draw ``loc + delta`` for the batch, its sign flipped per example and channel (Wen et al. 2018, eq. 4)."""
+    """One draw ``loc + delta`` for the batch, its sign flipped per example and channel (Wen et al. 2018)."""
     mean = call.apply(call.x, loc, bias, 1)
     flipped = call.apply(call.x * _signs(call.signs(call.x), mean), delta, None, 1)
     return mean + flipped * _signs(call.signs(mean), mean)

@@ -1,4 +1,4 @@
-"""Pyro param sites that live in an ``nn.Module``, never in Pyro's global store.
+"""Pyro param sites that live in an ``nn.Module``, not in Pyro's global param store.
 
 Pyro's optimisers, handlers and ELBOs find a parameter by its *site*; where the tensor lives does not matter to them.
 So a variational parameter stays an ordinary ``nn.Parameter``: ``torch.optim``, ``deepcopy``, ``state_dict`` and

@@ -1,14 +1,15 @@
-"""How good a net is: the posterior predictive, metrics, and the comparison with the dense net and its rivals."""
+"""Evaluation: the posterior predictive, metrics, and the comparison with the dense net and its rivals."""
 
 from bayesprune.evaluation.prediction import Prediction, predict
 from bayesprune.evaluation.scoring import Losses, Score, losses, score
-from bayesprune.evaluation.verification import ModelRow, Rival, Verification, verify
+from bayesprune.evaluation.verification import ModelRow, Rival, Role, Verification, verify
 
 __all__ = [
     "Losses",
     "ModelRow",
     "Prediction",
     "Rival",
+    "Role",
     "Score",
     "Verification",
     "losses",

@@ -1,4 +1,4 @@
-"""How good predicted class probabilities are: error, likelihood, calibration, and where uncertainty comes from.
+"""Classification metrics: error, likelihood, calibration, and entropy decomposition.
 
 Probabilities are (examples, classes), labels (examples,); :mod:`bayesprune.evaluation.regression` is for real targets.
 """
@@ -14,7 +14,6 @@ __all__ = [
     "ClassErrors",
     "EntropySplit",
     "ReliabilityBins",
-    "auroc",
     "brier_score",
     "class_errors",
     "entropy",
@@ -76,7 +75,9 @@ def negative_log_likelihood(probs: Float[Tensor, "n classes"], y: Int[Tensor, " 
 
 
 def brier_score(probs: Float[Tensor, "n classes"], y: Int[Tensor, " n"]) -> float:
-    """The mean over examples of Σ (p − [class is y])² over classes, in [0, 2] (Brier 1950, eq. 2).
+    """The Brier score: the mean over examples of Σ (p − [class is y])² over classes, in [0, 2].
+
+    Brier 1950, *Verification of Forecasts Expressed in Terms of Probability*, Monthly Weather Review 78.
 
     >>> brier_score(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([0, 1]))
     1.25
@@ -87,7 +88,9 @@ def brier_score(probs: Float[Tensor, "n classes"], y: Int[Tensor, " n"]) -> floa
 
 
 def reliability_bins(probs: Float[Tensor, "n classes"], y: Int[Tensor, " n"], bins: int = 15) -> ReliabilityBins:
-    """Accuracy beside confidence, over equal bins of the top probability (Guo et al. 2017, section 2).
+    """The reliability diagram: accuracy beside confidence, over equal bins of the top probability.
+
+    Guo et al. 2017, *On Calibration of Modern Neural Networks*, arXiv:1706.04599, section 2.
 
     >>> reliability_bins(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1]), bins=2).accuracy
     tensor([   nan, 0.5000], dtype=torch.float64)
@@ -104,8 +107,9 @@ def reliability_bins(probs: Float[Tensor, "n classes"], y: Int[Tensor, " n"], bi
 
 
 def expected_calibration_error(probs: Float[Tensor, "n classes"], y: Int[Tensor, " n"], bins: int = 15) -> float:
-    """How far confidence is from accuracy: Σ |bin| / n · |accuracy − confidence| over equal bins of the top
-    probability (Guo et al. 2017, eq. 3).
+    """The expected calibration error: Σ |bin| / n · |accuracy − confidence| over equal bins of the top probability.
+
+    Guo et al. 2017, *On Calibration of Modern Neural Networks*, arXiv:1706.04599.
 
     >>> expected_calibration_error(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
     0.5
@@ -116,7 +120,9 @@ def expected_calibration_error(probs: Float[Tensor, "n classes"], y: Int[Tensor,
 
 
 def class_errors(probs: Float[Tensor, "n classes"], y: Int[Tensor, " n"], level: float = 0.95) -> ClassErrors:
-    """The error of each class, with Wilson's interval: pruning's harm falls on few classes (Hooker et al. 2019).
+    """The error of each class, with Wilson's interval: pruning's harm falls on few classes.
+
+    Hooker et al. 2019, *What Do Compressed Deep Neural Networks Forget?*, arXiv:1911.05248.
 
     Args:
         level: how sure the interval is, in (0, 1).
@@ -150,32 +156,16 @@ def wilson_interval(k: Shaped[Tensor, "..."], n: Shaped[Tensor, "..."], level: f
     return torch.where(k == 0, 0 * p, middle - half), torch.where(k == n, 0 * p + 1, middle + half)
 
 
-def auroc(negative: Float[Tensor, " n"], positive: Float[Tensor, " m"]) -> float:
-    """The area under the receiver operating characteristic: the chance that a score of ``positive`` is above one of
-    ``negative``, ties counted half (Hanley & McNeil 1982).
-
-    Raises:
-        ValueError: no scores on one side, or NaN.
-
-    >>> auroc(torch.tensor([0.1, 0.4]), torch.tensor([0.4, 0.8]))
-    0.875
-    """
-    if not (len(negative) and len(positive)):
-        raise ValueError(f"auroc needs scores on both sides, got {len(negative)} negative and {len(positive)} positive")
-    if bool(negative.isnan().any() or positive.isnan().any()):
-        raise ValueError("auroc cannot rank NaN among the scores")
-    ranked = negative.sort().values
-    below, up_to = (torch.searchsorted(ranked, positive, right=right) for right in (False, True))
-    return float((below + up_to).double().mean() / (2 * len(ranked)))
-
-
 def entropy(probs: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
     """−Σ p log p over the last axis, nats."""
     return torch.special.entr(probs).sum(-1)
 
 
 def entropy_split(probs: Float[Tensor, "draws *batch classes"]) -> EntropySplit:
-    """Where a prediction's uncertainty comes from (Depeweg et al. 2018, eq. 5), each (…) in nats.
+    """Predictive entropy split into its aleatoric and epistemic parts, each (…) in nats.
+
+    Depeweg et al. 2018, *Decomposition of Uncertainty in Bayesian Deep Learning for Efficient and Risk-Sensitive
+    Learning*, arXiv:1710.07283.
 
     total: the entropy of the mean over draws. aleatoric: the mean of the draws' entropies, what is left if the weights
     were known. epistemic: the rest, the mutual information of label and weights, which more data would settle.

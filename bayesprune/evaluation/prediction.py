@@ -1,4 +1,4 @@
-"""The posterior predictive, and where its uncertainty comes from."""
+"""The posterior predictive: averages over weight draws, and where the uncertainty comes from."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -171,7 +171,7 @@ def run_over(forward: Callable[..., Any], loader: Iterable[Any], device: torch.d
 
 @contextmanager
 def evaluating(bnet: BayesianNet) -> Iterator[None]:
-    """Eval mode for the length of a block."""
+    """A context in which a module is in eval mode."""
     mode = bnet.training
     bnet.eval()
     try:

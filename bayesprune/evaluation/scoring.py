@@ -1,4 +1,4 @@
-"""One row of an honest table: a model's error, likelihood and calibration on one data set."""
+"""Score one model on one data set: error, likelihood and calibration."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ __all__ = ["Losses", "Score", "losses", "score", "standard_error"]
 
 @dataclass(frozen=True)
 class Score:
-    """How good a predictive distribution is on a data set.
+    """Error, likelihood and calibration of a predictive distribution on a data set.
 
     Attributes:
         n: how many examples.
@@ -92,7 +92,7 @@ def score(observation: nn.Module | None, outputs: Tensor, y: Tensor | None) -> S
 
 @dataclass(frozen=True)
 class Losses:
-    """How a predictive distribution fares on each example, so that two can be compared on the same ones.
+    """Per-example losses of a predictive distribution, so that two can be compared on the same examples.
 
     Attributes:
         nll: −log p(y), nats, (examples,).

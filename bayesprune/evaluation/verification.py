@@ -1,10 +1,11 @@
-"""Measure what a pruned net is worth: against the dense net, and against magnitude pruning at the same sparsity."""
+"""Compare a pruned net with the dense net and with magnitude pruning at the same sparsity."""
 
 import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from bayesprune.evaluation.scoring import Losses, Score, losses, score
 from bayesprune.fitting.likelihoods import call
 from bayesprune.methods.deterministic import Deterministic
 from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.network.state import PosteriorState
 from bayesprune.pruning.masking import EmptyLayerWarning, masks
 from bayesprune.pruning.saliency import magnitude
 from bayesprune.sparse import Plan, compressed, export, save
@@ -25,19 +27,15 @@ from bayesprune.sparse.saving.byte_counts import ByteCount, byte_counts
 from bayesprune.sparse.timing.interleaved import time_interleaved
 
 __all__ = [
-    "DENSE",
-    "PRUNED",
     "ModelRow",
     "Rival",
+    "Role",
     "Verification",
     "density",
     "masked_forward",
     "score_forward",
     "verify",
 ]
-
-DENSE, PRUNED = "dense", "posterior mean, pruned"
-ONE_SHOT, BY_MEAN = "dense net, one-shot magnitude", "same posterior, ranked by |mean|"
 
 Masks = Mapping[str, Tensor]
 Rival = tuple[Mapping[str, Tensor], Masks]
@@ -46,12 +44,29 @@ Outputs = tuple[Tensor, Tensor | None]
 """A net's output on each draw and example, and the targets."""
 
 
+class Role(StrEnum):
+    """What a model is in a comparison, and what its row is called; one that was trained elsewhere has its own name."""
+
+    DENSE = "dense"
+    PRUNED = "posterior mean, pruned"
+    PREDICTIVE = "posterior predictive"
+    ONE_SHOT = "dense net, one-shot magnitude"
+    BY_MEAN = "same posterior, ranked by |mean|"
+    TRAINED = "trained rival"
+
+    @property
+    def rival(self) -> bool:
+        """Whether it is pruned in another way than by the posterior."""
+        return self in (Role.ONE_SHOT, Role.BY_MEAN, Role.TRAINED)
+
+
 @dataclass(frozen=True)
 class ModelRow:
     """One model in the comparison.
 
     Attributes:
-        name: what it is.
+        name: what it is called.
+        role: what it is; one of each, but for rivals that were trained elsewhere.
         score: its figures on the data set.
         kept: the fraction of the matched weights' entries that it keeps.
         nbytes: its size on disk in bytes; ``None`` for a rival that is ranked only.
@@ -60,6 +75,7 @@ class ModelRow:
     """
 
     name: str
+    role: Role
     score: Score
     kept: float
     nbytes: int | None = None
@@ -71,7 +87,8 @@ class ModelRow:
         figures = {k: v for k, v in vars(self.score).items() if v is not None}
         if self.score.class_errors is not None:  # JSON has no NaN
             figures["class_errors"] = [None if math.isnan(e) else e for e in self.score.class_errors]
-        return {**{k: v for k, v in vars(self).items() if k != "score"}, **figures}
+        plain = {k: v for k, v in vars(self).items() if k not in ("score", "role")}
+        return {**plain, "role": self.role.name.lower(), **figures}
 
 
 @dataclass(frozen=True)
@@ -81,23 +98,28 @@ class Verification:
     Attributes:
         rows: the models.
         losses: by a row's name, how it fares on each example.
-        outputs: the net's output on each example, of the dense net and of the packed one, by the row's name.
+        outputs: the net's output on each example, of the dense net and of the packed one.
         targets: what the loader said it should be.
-        predictive: the name of the posterior predictive's row.
-        rivals: the names of the rows that are pruned in another way.
         sizes: the bytes of each pruned weight of the packed net, of all else and of the whole.
     """
 
     rows: tuple[ModelRow, ...]
     losses: Mapping[str, Losses]
-    outputs: Mapping[str, Tensor]
+    outputs: Mapping[Role, Tensor]
     targets: Tensor
-    predictive: str
-    rivals: tuple[str, ...]
     sizes: tuple[ByteCount, ...]
 
-    def __getitem__(self, name: str) -> ModelRow:
-        return next(row for row in self.rows if row.name == name)
+    def __getitem__(self, role: Role) -> ModelRow:
+        return next(row for row in self.rows if row.role is role)
+
+    def losses_of(self, role: Role) -> Losses:
+        """How the model of a role fares on each example."""
+        return self.losses[self[role].name]
+
+    @property
+    def rivals(self) -> tuple[ModelRow, ...]:
+        """The rows that are pruned in another way."""
+        return tuple(row for row in self.rows if row.role.rival)
 
 
 @torch.no_grad()
@@ -110,8 +132,11 @@ def verify(
     *,
     draws: int = 20,
     rivals: Mapping[str, Rival],
+    state: PosteriorState | None = None,
 ) -> Verification:
     """Score, weigh and time the models that a report compares: on ``loader`` and on ``example``, timed in turns.
+
+    ``state`` is ``bnet.state()`` where it is at hand; by default it is made here.
 
     Returns:
         The rows: the dense net, the packed posterior mean, the posterior predictive through the same support, the dense
@@ -125,15 +150,15 @@ def verify(
     device = next(iter(bnet.parameters())).device
     dense = copy.deepcopy(bnet.net).to(device).eval()
     values = {**dict(dense.named_parameters()), **dict(dense.named_buffers())}
-    means = bnet.means()
+    state = bnet.state() if state is None else state
+    means, variances = state.means, state.variances
     packed = export(dense, means, kept, example=example, plan=plan)
-    variances = bnet.variances()
     sds = {name: var.sqrt() for name, var in variances.items()}
     spread = export(dense, {**means, **sds}, kept, example=example, plan=plan)
     by_mean, one_shot = _of_the_same_size(bnet, means, kept), _of_the_same_size(bnet, values, kept)
     masked = partial(masked_forward, bnet)
-    many = f"posterior predictive, {draws} draws"
-    if taken := rivals.keys() & {DENSE, PRUNED, many, ONE_SHOT, BY_MEAN}:
+    many = f"{Role.PREDICTIVE}, {draws} draws"
+    if taken := rivals.keys() & {many, *(role.value for role in Role if role not in (Role.PREDICTIVE, Role.TRAINED))}:
         raise ValueError(f"the report has a row {sorted(taken)[0]!r} of its own: give the baseline another name")
 
     def drawn(*inputs: Any, **named: Any) -> None:
@@ -147,9 +172,10 @@ def verify(
     rows: list[ModelRow] = []
     each: dict[str, Losses] = {}
 
-    def judge(name: str, found: Outputs, share: float, nbytes: int | None = None) -> None:
+    def judge(role: Role, found: Outputs, share: float, nbytes: int | None = None, name: str | None = None) -> None:
         output, y = found
-        rows.append(ModelRow(name, score(observation, output, y), share, nbytes))
+        name = role.value if name is None else name
+        rows.append(ModelRow(name, role, score(observation, output, y), share, nbytes))
         assert y is not None and before[1] is not None  # or score had raised
         if not torch.equal(y, before[1]):
             raise ValueError("the loader's order changes from one pass to the next: make one with shuffle=False")
@@ -158,29 +184,28 @@ def verify(
     with evaluating(bnet):
         predictive = draw_outputs(bnet, loader, draws, kept)  # first: a pass over a loader moves the generator
         before, after = over(dense), over(packed)
-        judge(DENSE, before, 1.0, _on_disk(dense))
-        judge(PRUNED, after, density(kept), _on_disk(packed))
-        judge(many, predictive, density(kept), _on_disk(packed) + _on_disk(spread))
-        judge(ONE_SHOT, over(masked(values, one_shot)), density(one_shot))
+        judge(Role.DENSE, before, 1.0, _on_disk(dense))
+        judge(Role.PRUNED, after, density(kept), _on_disk(packed))
+        judge(Role.PREDICTIVE, predictive, density(kept), _on_disk(packed) + _on_disk(spread), many)
+        judge(Role.ONE_SHOT, over(masked(values, one_shot)), density(one_shot))
         if any(not torch.equal(by_mean[name], mask) for name, mask in kept.items()):  # the fit left something to rank
-            judge(BY_MEAN, over(masked(means, by_mean)), density(by_mean))
-        runs: dict[str, Callable[..., Any]] = {DENSE: dense, PRUNED: packed}
+            judge(Role.BY_MEAN, over(masked(means, by_mean)), density(by_mean))
+        runs: dict[str, Callable[..., Any]] = {Role.DENSE.value: dense, Role.PRUNED.value: packed}
         for name, (rival_means, rival_masks) in rivals.items():
             runs[name] = rival = export(dense, rival_means, rival_masks, example=example)
-            judge(name, over(rival), density(rival_masks), _on_disk(rival))
+            judge(Role.TRAINED, over(rival), density(rival_masks), _on_disk(rival), name)
         calls = {name: partial(call, run, example) for name, run in runs.items()}
         seconds = time_interleaved(calls, device=device, budget=1.0, rounds=101)
-        slow = time_interleaved({DENSE: calls[DENSE], many: partial(call, drawn, example)}, device=device)
-        ratio = {name: seconds[DENSE] / s for name, s in seconds.items()} | {many: slow[DENSE] / slow[many]}
+        first = Role.DENSE.value
+        slow = time_interleaved({first: calls[first], many: partial(call, drawn, example)}, device=device)
+        ratio = {name: seconds[first] / s for name, s in seconds.items()} | {many: slow[first] / slow[many]}
         seconds[many] = slow[many]
     assert before[1] is not None
     return Verification(
         rows=tuple(replace(r, seconds=seconds.get(r.name), speedup=ratio.get(r.name)) for r in rows),
         losses=each,
-        outputs={DENSE: before[0][0], PRUNED: after[0][0]},
+        outputs={Role.DENSE: before[0][0], Role.PRUNED: after[0][0]},
         targets=before[1],
-        predictive=many,
-        rivals=tuple(r.name for r in rows[3:]),
         sizes=byte_counts(dense, kept, packed, compressed(packed, variances=variances)),
     )
 

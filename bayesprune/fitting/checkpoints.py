@@ -1,35 +1,29 @@
-"""Checkpoints of a fit: written whole or not at all, and loaded or refused."""
+"""Training checkpoints: written whole or not at all, and loaded or refused."""
 
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
-from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.fitting.generators import generators_of
 
-__all__ = ["Loose", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Generators", "load_checkpoint", "save_checkpoint"]
 
 
-class Loose:
-    """What a run depends on and no parameter, buffer or optimiser holds: it goes into the checkpoint too."""
+class Generators:
+    """The generators of a loader, for Accelerate's checkpoints."""
 
-    def __init__(self, bnet: BayesianNet, loader: Iterable[Any]) -> None:
-        self.bnet = bnet
-        owners = [loader, getattr(loader, "sampler", None)]
-        found = [getattr(owner, "generator", None) for owner in owners]
-        self.generators = [g for g in found if isinstance(g, torch.Generator)]
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.generators = generators_of(loader)
 
     def state_dict(self) -> dict[str, Any]:
-        generators = [g.get_state() for g in self.generators]
-        return {"uses": dict(self.bnet._uses), "sampled": list(self.bnet._sampled), "generators": generators}
+        return {where: generator.get_state() for where, generator in self.generators.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.bnet._uses, self.bnet._sampled = dict(state["uses"]), tuple(state["sampled"])
-        for generator, value in zip(self.generators, state["generators"], strict=True):
-            generator.set_state(value)
+        for where, generator in self.generators.items():
+            generator.set_state(state[where])
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:

@@ -1,4 +1,4 @@
-"""The evidence lower bound with its two halves apart."""
+"""The evidence lower bound, its expected log-likelihood and KL kept apart."""
 
 from typing import Any
 

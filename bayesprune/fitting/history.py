@@ -1,4 +1,4 @@
-"""What happened during a fit, epoch by epoch."""
+"""The training history: loss, KL, sparsity and time per epoch."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ __all__ = ["Epoch", "History"]
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch.
+    """The figures of one epoch of a fit.
 
     Attributes:
         epoch: counted from 1.

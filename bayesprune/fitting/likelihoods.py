@@ -1,4 +1,4 @@
-"""Complete Pyro models: a Bayesian net and what its output says about the data."""
+"""Complete Pyro models: a Bayesian net with a categorical or Gaussian likelihood."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

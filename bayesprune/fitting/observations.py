@@ -1,4 +1,4 @@
-"""What a net's output says about the target: the distribution of y given the output."""
+"""Observation models: the distribution of the target given the net's output."""
 
 import math
 from abc import ABC, abstractmethod

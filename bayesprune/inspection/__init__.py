@@ -1,4 +1,4 @@
-"""All that needs ArviZ: draws in its groups, and leave-one-out scores."""
+"""Inspection with ArviZ: posterior draws as inference data, and leave-one-out scores."""
 
 from bayesprune.inspection.cross_validation import UnreliableLOOWarning, khat, loo
 from bayesprune.inspection.inference_data import LeftOutWarning, to_inference_data

@@ -1,4 +1,4 @@
-"""Leave-one-out scores of a variational posterior, corrected for not being the posterior, where that can be done."""
+"""Leave-one-out cross-validation (PSIS-LOO), importance-corrected for a variational posterior."""
 
 import math
 import warnings
@@ -75,7 +75,8 @@ def loo(data: Any) -> Any:
             0.7) for S draws. A net of more than some dozens of weights is nearly always told so: the variance of
             log p/q grows with the number of weights. Score held-out data then, which needs no weights.
 
-    Magnusson et al. 2019: r_i = p(w) p(y | w) / (q(w) p(y_i | w)), Pareto smoothed (Vehtari et al. 2024).
+    Magnusson et al. 2019, *Bayesian Leave-One-Out Cross-Validation for Large Data*, arXiv:1904.10679:
+    r_i = p(w) p(y | w) / (q(w) p(y_i | w)), Pareto smoothed (Vehtari et al. 2024, arXiv:1507.02646).
     ``az.loo`` leaves p(w, y)/q(w) out, as if q were the posterior. What is trained without a posterior (biases, a
     learned noise, prior scales) stays at its fitted value: no score here pays for having fitted it.
     """
@@ -101,7 +102,9 @@ def loo(data: Any) -> Any:
 
 
 def khat(data: Any) -> float:
-    """Pareto k̂ of p(w, y)/q(w) over the draws: how far q is from the posterior (Yao et al. 2018, sec. 2).
+    """Pareto k̂ of p(w, y)/q(w) over the draws: how far q is from the posterior.
+
+    Yao et al. 2018, *Yes, but Did It Work?: Evaluating Variational Inference*, arXiv:1802.02538.
 
     Below 0.5 q is close, up to 0.7 usable as a proposal, above it is too far; ∞ where a few draws have all the weight,
     −∞ where all have the same to within 1e-4 nats: q is the posterior.

@@ -1,4 +1,4 @@
-"""Some entries of a weight, and what its axes are called where arrays have named dimensions."""
+"""Selections of a weight's entries, and their dimension names for labelled arrays."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Sparse posteriors, a file each."""
+"""Sparsifying variational posteriors over weights, one file each."""
 
 from bayesprune.methods.ard import ARD
 from bayesprune.methods.base import Method, Posterior

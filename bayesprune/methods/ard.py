@@ -1,4 +1,9 @@
-"""Automatic relevance determination: variational dropout with a proper prior (Kharitonov et al. 2018)."""
+"""Automatic relevance determination: a Gaussian posterior whose prior variances are learned by empirical Bayes.
+
+Kharitonov, Molchanov & Vetrov 2018, *Variational Dropout via Empirical Bayes*, arXiv:1811.00596.
+On the improper log-uniform prior that it replaces:
+Hron, Matthews & Ghahramani 2018, *Variational Bayesian Dropout: Pitfalls and Fixes*, arXiv:1807.01969.
+"""
 
 import math
 from dataclasses import dataclass
@@ -19,11 +24,11 @@ __all__ = ["ARD"]
 
 @dataclass(frozen=True)
 class ARD(Method):
-    """q(w) = N(μ, σ²) with the prior N(0, τ²) whose variance is the one that fits best (Kharitonov et al. 2018).
+    """Automatic relevance determination: q(w) = N(μ, σ²), prior N(0, τ²) with τ² learned (Kharitonov et al. 2018).
 
-    The best τ² is μ² + σ², so the KL is ½ log(1 + μ²/σ²) (eq. 8), and like variational dropout's it drives useless
-    weights to σ² ≫ μ²; but the prior is proper, which the log-uniform is not (Hron et al. 2018). Over a group of more
-    than one entry the group shares one τ², the mean of μ² + σ² over it.
+    The ELBO is greatest at τ² = μ² + σ², so the KL is ½ log(1 + μ²/σ²), and like variational dropout's it drives
+    useless weights to σ² ≫ μ²; but the prior is proper, which the log-uniform is not (Hron et al. 2018). Over a group
+    of more than one entry the group shares one τ², the mean of μ² + σ² over it.
 
     Args:
         pattern: which entries share a prior variance and are pruned together.
@@ -32,7 +37,7 @@ class ARD(Method):
 
     The paper prunes as variational dropout does, at log α > 3, which is SNR < e^(−3/2) = 0.22.
 
-    >>> ARD().over(Weight("w", torch.zeros(2), Unstructured())).moments()[1]
+    >>> ARD().posterior(Weight("w", torch.zeros(2), Unstructured())).moments()[1]
     tensor([0.0003, 0.0003], grad_fn=<ExpBackward0>)
     """
 
@@ -44,7 +49,7 @@ class ARD(Method):
     def __post_init__(self) -> None:
         check_start(self, self.init_log_scale, self.clip)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _ARDPosterior(weight, self.init_log_scale, self.clip)
 
 

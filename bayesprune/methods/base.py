@@ -1,12 +1,13 @@
-"""What every method is: hyper-parameters, and for each weight a posterior of three verbs.
+"""Base classes: ``Method`` (hyper-parameters) and ``Posterior`` (Pyro prior, guide and moments of one weight).
 
-A method is a frozen dataclass; ``method.over(weight)`` gives the :class:`Posterior` of one weight, a module with two
-small Pyro programs and its moments. A posterior knows no layers, no likelihood and no training loop.
+A method is a frozen dataclass; ``method.posterior(weight)`` gives the :class:`Posterior` of one weight, a module with
+two small Pyro programs and its moments. A posterior knows no layers, no likelihood and no training loop.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -21,7 +22,7 @@ __all__ = ["Method", "Posterior", "check_start"]
 
 
 class Posterior(nn.Module, ABC):
-    """The posterior of one weight.
+    """The variational posterior of one weight.
 
     Subclasses make their parameters in ``__init__`` and write three verbs: :meth:`prior` and :meth:`guide`, Pyro
     programs with the same sample sites in the same order, and :meth:`moments`. In both programs, sites are made with
@@ -34,16 +35,25 @@ class Posterior(nn.Module, ABC):
     Attributes:
         kept: bool, of the grid's shape. A group that is pruned has no log-probability and no KL, its effective weight
             is 0, and no gradient reaches it.
-        rates: parameter name → factor on the learning rate, the method's recipe.
+        per_entry, per_group: the names of the parameters that have a number for each entry, or for each group: what an
+            optimiser remembers of them is forgotten where they are pruned.
+        lr_multipliers: parameter name → factor on the learning rate, the method's recipe.
     """
 
-    rates: ClassVar[Mapping[str, float]] = {}
+    lr_multipliers: ClassVar[Mapping[str, float]] = {}
+    per_entry: ClassVar[frozenset[str]] = frozenset()
+    per_group: ClassVar[frozenset[str]] = frozenset()
     kept: Tensor
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        rename_old(cls, {"rates": "lr_multipliers", "relevant": "kept_by_paper"})
 
     def __init__(self, weight: Weight) -> None:
         super().__init__()
         self.name, self.pattern, self.layout = weight.name, weight.pattern, weight.roles
         self.register_buffer("kept", torch.ones(weight.grid, dtype=torch.bool, device=weight.tensor.device))
+        self._looked: tuple[Tensor, int, bool] | None = None
 
     @abstractmethod
     def prior(self) -> Tensor:
@@ -61,7 +71,7 @@ class Posterior(nn.Module, ABC):
         """The posterior probability that a group is there, of the grid's shape, where the method has one."""
         return None
 
-    def relevant(self) -> Tensor | None:
+    def kept_by_paper(self) -> Tensor | None:
         """The groups that the method's paper keeps, bool of the grid's shape, where its rule is none on SNR."""
         return None
 
@@ -75,7 +85,7 @@ class Posterior(nn.Module, ABC):
         What is pruned is masked, when the site has the shape of the weight or of the grid of groups.
         """
         name = f"{self.name}.{leaf}" if leaf else self.name
-        if not bool(self.kept.all()):
+        if not self.whole:
             shape, entries, groups = tuple(fn.batch_shape), self.layout.shape, tuple(self.kept.shape)
             if shape == groups and (leaf or groups != entries):  # the weight's own site is entry by entry
                 fn = fn.mask(self.kept)
@@ -83,12 +93,32 @@ class Posterior(nn.Module, ABC):
                 fn = fn.mask(self.entries())
         return pyro.sample(name, fn.to_event(len(fn.batch_shape)))
 
-    def hold(self, leaf: str, low: float, high: float) -> None:
+    def clamp_(self, leaf: str, low: float, high: float) -> None:
         """Project the parameter ``leaf`` back into [low, high]; called at the top of a guide, whoever trains.
 
         A clamp inside the graph would strand a parameter that stepped outside, for its gradient is 0 there.
         """
         self.get_parameter(leaf).data.clamp_(low, high)
+
+    def hold(self, leaf: str, low: float, high: float) -> None:
+        """The old name of :meth:`clamp_`."""
+        warnings.warn("Posterior.hold is called clamp_ now", DeprecationWarning, stacklevel=2)
+        self.clamp_(leaf, low, high)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is pruned; ``kept`` is looked at again only when it changed, for that waits for a GPU."""
+        kept = self.kept
+        version = -1 if kept.is_inference() else kept._version
+        if self._looked is None or self._looked[0] is not kept or self._looked[1] != version or version < 0:
+            self._looked = kept, version, bool(kept.all())
+        return self._looked[2]
+
+    def mask_of(self, leaf: str) -> Tensor | None:
+        """Which numbers of the parameter ``leaf`` belong to what is kept; ``None`` where it has none of their own."""
+        if leaf in self.per_group:
+            return self.kept
+        return self.entries() if leaf in self.per_entry else None
 
     def entries(self) -> Tensor:
         """Which entries of the weight are not pruned: bool, of the weight's shape."""
@@ -97,7 +127,7 @@ class Posterior(nn.Module, ABC):
     def effective(self) -> Tensor:
         """The weight that the net sees: :meth:`prior`'s, with what is pruned at 0."""
         weight = self.prior()
-        if bool(self.kept.all()):
+        if self.whole:
             return weight
         return weight * self.entries().to(weight.dtype)
 
@@ -118,15 +148,32 @@ class Method(ABC):
     Attributes:
         pattern: which entries share a fate.
         snr_threshold: the posterior signal-to-noise ratio under which the method's own paper prunes, or ``None``: see
-            :meth:`Posterior.relevant` then.
+            :meth:`Posterior.kept_by_paper` then.
     """
 
     pattern: Pattern
     snr_threshold: ClassVar[float | None] = None
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        rename_old(cls, {"over": "posterior"})
+
     @abstractmethod
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         """The posterior of ``weight``, started at its value."""
+
+    def over(self, weight: Weight) -> Posterior:
+        """The old name of :meth:`posterior`."""
+        warnings.warn("Method.over is called posterior now", DeprecationWarning, stacklevel=2)
+        return self.posterior(weight)
+
+
+def rename_old(cls: type, names: Mapping[str, str]) -> None:
+    """Give what a user's subclass defines under a name of the last release its new one, and say so."""
+    for old, new in names.items():
+        if old in vars(cls):
+            warnings.warn(f"{cls.__name__}.{old} is called {new} now", DeprecationWarning, stacklevel=4)
+            setattr(cls, new, vars(cls)[old])
 
 
 def check_start(method: Method, start: float, clip: tuple[float, float]) -> None:

@@ -1,6 +1,12 @@
-"""No posterior at all: a point, the dense net's own weights. The rival that every method is compared with."""
+"""A point mass instead of a posterior: ordinary training, the baseline of every method.
+
+Gradual magnitude pruning:
+Zhu & Gupta 2017, *To Prune, or Not to Prune: Exploring the Efficacy of Pruning for Model Compression*,
+arXiv:1710.01878.
+"""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +31,13 @@ class Deterministic(Method):
 
     pattern: Pattern = Unstructured()  # noqa: RUF009
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _DeterministicPosterior(weight)
 
 
 class _DeterministicPosterior(Posterior):
+    per_entry: ClassVar[frozenset[str]] = frozenset({"loc"})
+
     def __init__(self, weight: Weight) -> None:
         super().__init__(weight)
         self.loc = nn.Parameter(weight.tensor.clone())

@@ -1,4 +1,4 @@
-"""Empirical Bayes: the prior scales at which a mean-field ELBO is greatest, in closed form.
+"""Empirical Bayes: prior scales that maximise a mean-field ELBO, in closed form.
 
 At a maximum the gradient through the scale is 0, so it is left out.
 """

@@ -1,4 +1,8 @@
-"""Mean-field Gaussian posteriors with Gaussian or scale-mixture prior (Graves 2011; Blundell et al. 2015)."""
+"""Mean-field Gaussian posterior with a Gaussian or scale-mixture prior ("Bayes by Backprop").
+
+Graves 2011, *Practical Variational Inference for Neural Networks*, NeurIPS 24.
+Blundell et al. 2015, *Weight Uncertainty in Neural Networks*, arXiv:1505.05424.
+"""
 
 import math
 from dataclasses import dataclass
@@ -19,8 +23,7 @@ __all__ = ["Gaussian", "TwoScales"]
 
 @dataclass(frozen=True)
 class TwoScales:
-    """The scale-mixture prior of Blundell et al. 2015, eq. 7: a wide Gaussian with probability ``fraction``, else a
-    narrow one.
+    """The scale-mixture prior of Blundell et al. 2015: a wide Gaussian with probability ``fraction``, or a narrow one.
 
     Args:
         wide, narrow: standard deviations, wide > narrow > 0.
@@ -37,14 +40,14 @@ class TwoScales:
 
 @dataclass(frozen=True)
 class Gaussian(Method):
-    """q(w) = N(μ, σ²), entry by entry ("Bayes by Backprop").
+    """Mean-field Gaussian posterior, q(w) = N(μ, σ²) entry by entry ("Bayes by Backprop").
 
     Args:
         pattern: which entries are pruned together.
         prior: the prior's standard deviation s (Graves 2011), :class:`TwoScales`, or ``None``, which learns one s per
             weight (empirical Bayes): the ELBO's best is s² = mean of μ² + σ² over the kept entries. With one s the
-            KL is closed form, ½ (σ² + μ²)/s² − ½ − log(σ/s); with the mixture it is taken at the draw (Blundell et
-            al., eq. 2).
+            KL is closed form, ½ (σ² + μ²)/s² − ½ − log(σ/s); with the mixture it is taken at the draw, as
+            Blundell et al. do.
         init_log_scale: log σ at the start, when μ is the trained weight.
         clip: σ is held within exp of this range; the start lies in it.
 
@@ -67,7 +70,7 @@ class Gaussian(Method):
             )
         check_start(self, self.init_log_scale, self.clip)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _GaussianPosterior(weight, self)
 
 

@@ -1,4 +1,8 @@
-"""Variational dropout by groups: one multiplier per group over the trained weights."""
+"""Group variational dropout: one Gaussian multiplier per group of weights, under a log-uniform prior.
+
+The group form of:
+Molchanov, Ashukha & Vetrov 2017, *Variational Dropout Sparsifies Deep Neural Networks*, arXiv:1701.05369.
+"""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +25,8 @@ __all__ = ["GroupVD"]
 class GroupVD(Method):
     """Group variational dropout: w = z_g θ with one multiplier z per group, and a log-uniform prior on it.
 
-    The group form of Molchanov et al. 2017 (and of Louizos et al. 2017, eq. 12, without noise of the weights' own):
+    The group form of Molchanov et al. 2017 (and of Louizos et al. 2017, arXiv:1705.08665, without noise of
+    the weights' own):
 
     - ``tied=False``: q(z_g) = N(μ_g, σ_g²), θ deterministic. Noise is perfectly correlated within a group, and the KL
       is one term per group, a function of α_g = σ_g²/μ_g² (Molchanov et al., eq. 14).
@@ -50,12 +55,14 @@ class GroupVD(Method):
     def __post_init__(self) -> None:
         check_start(self, self.init_log_scale, self.clip)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return (_TiedPosterior if self.tied else _GroupVDPosterior)(weight, self)
 
 
 class _GroupVDPosterior(Posterior):
-    rates: ClassVar[Mapping[str, float]] = {"loc": 3.0, "log_scale": 10.0}
+    lr_multipliers: ClassVar[Mapping[str, float]] = {"loc": 3.0, "log_scale": 10.0}
+    per_entry: ClassVar[frozenset[str]] = frozenset({"theta"})
+    per_group: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
 
     def __init__(self, weight: Weight, method: GroupVD) -> None:
         super().__init__(weight)
@@ -70,7 +77,7 @@ class _GroupVDPosterior(Posterior):
         return theta * self.pattern.spread(z, self.layout)
 
     def guide(self) -> None:
-        self.hold("log_scale", *self.method.clip)
+        self.clamp_("log_scale", *self.method.clip)
         self.sample(dist.Normal(self.param("loc"), self.param("log_scale").exp(), validate_args=False), "z")
 
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -84,7 +91,7 @@ class _TiedPosterior(_GroupVDPosterior):
         return self.sample(LogUniform(self.theta.shape, like=self.theta))
 
     def guide(self) -> None:
-        self.hold("log_scale", *self.method.clip)
+        self.clamp_("log_scale", *self.method.clip)
         theta = self.param("theta")
         mean = self.pattern.spread(self.param("loc"), self.layout)
         scale = self.pattern.spread(self.param("log_scale").exp(), self.layout)

@@ -1,4 +1,7 @@
-"""L0 regularisation with hard-concrete gates (Louizos et al. 2018)."""
+"""L0 regularisation: a hard-concrete gate per group of weights, which can be exactly 0.
+
+Louizos, Welling & Kingma 2018, *Learning Sparse Neural Networks through L0 Regularization*, arXiv:1712.01312.
+"""
 
 import math
 from collections.abc import Mapping
@@ -21,9 +24,9 @@ __all__ = ["HardConcrete"]
 
 @dataclass(frozen=True)
 class HardConcrete(Method):
-    """A gate per group that can be exactly 0, at a cost for each one that is not (Louizos et al. 2018).
+    """L0 regularisation: a gate per group that can be exactly 0, and a cost per open gate (Louizos et al. 2018).
 
-    w = z_g θ, z_g hard concrete; the KL is cost · P(z_g ≠ 0) (eq. 9), the relaxed L0 norm. θ is deterministic, as in
+    w = z_g θ, z_g hard concrete; the KL is cost · P(z_g ≠ 0), the relaxed L0 norm. θ is deterministic, as in
     the paper, or Gaussian.
 
     Args:
@@ -38,9 +41,9 @@ class HardConcrete(Method):
         init_log_scale: log σ at the start, where ``gaussian``.
         clip: log σ is held in this range, log α in (−10, 10); the start lies in it.
 
-    The paper drops a group whose test-time gate is 0, clip(σ(log α)(ζ − γ) + γ) = 0 (eq. 13), no threshold on SNR.
+    The paper drops a group whose test-time gate is 0, clip(σ(log α)(ζ − γ) + γ) = 0, no threshold on SNR.
 
-    >>> HardConcrete(cost=5.0).over(Weight("w", torch.ones(2), Unstructured())).inclusion()
+    >>> HardConcrete(cost=5.0).posterior(Weight("w", torch.ones(2), Unstructured())).inclusion()
     tensor([0.9000, 0.9000], grad_fn=<SigmoidBackward0>)
     """
 
@@ -75,16 +78,18 @@ class HardConcrete(Method):
 
     @property
     def start(self) -> float:
-        """log α at which P(z ≠ 0) is ``init_open`` (eq. 12)."""
+        """log α at which P(z ≠ 0) is ``init_open``."""
         low, high = self.stretch
         return math.log(self.init_open / (1 - self.init_open)) + self.temperature * math.log(-low / high)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return (_GaussianHardConcretePosterior if self.gaussian else _HardConcretePosterior)(weight, self)
 
 
 class _HardConcretePosterior(Posterior):
-    rates: ClassVar[Mapping[str, float]] = {"log_alpha": 5.0}
+    lr_multipliers: ClassVar[Mapping[str, float]] = {"log_alpha": 5.0}
+    per_entry: ClassVar[frozenset[str]] = frozenset({"loc"})
+    per_group: ClassVar[frozenset[str]] = frozenset({"log_alpha"})
 
     def __init__(self, weight: Weight, method: HardConcrete) -> None:
         super().__init__(weight)
@@ -99,7 +104,7 @@ class _HardConcretePosterior(Posterior):
         return self._slab_prior() * self.pattern.spread(z, self.layout)
 
     def guide(self) -> None:
-        self.hold("log_alpha", -10.0, 10.0)
+        self.clamp_("log_alpha", -10.0, 10.0)
         self.sample(self._gate(self.param("log_alpha")), "gate")
         self.param("loc")
 
@@ -109,11 +114,11 @@ class _HardConcretePosterior(Posterior):
         return first * self.loc, second * var_w + (second - first.square()).clamp_min(0) * self.loc.square()
 
     def inclusion(self) -> Tensor:
-        """P(z ≠ 0) of each group (eq. 12)."""
+        """P(z ≠ 0) of each group."""
         return self._gate(self.log_alpha).open
 
-    def relevant(self) -> Tensor:
-        """The test-time gate is not 0 (eq. 13)."""
+    def kept_by_paper(self) -> Tensor:
+        """The test-time gate is not 0."""
         low, high = self.method.stretch
         return self.log_alpha.sigmoid() * (high - low) + low > 0
 
@@ -128,7 +133,8 @@ class _HardConcretePosterior(Posterior):
 
 
 class _GaussianHardConcretePosterior(_HardConcretePosterior):
-    rates: ClassVar[Mapping[str, float]] = {"log_alpha": 5.0, "log_scale": 10.0}
+    lr_multipliers: ClassVar[Mapping[str, float]] = {"log_alpha": 5.0, "log_scale": 10.0}
+    per_entry: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
 
     def __init__(self, weight: Weight, method: HardConcrete) -> None:
         super().__init__(weight, method)
@@ -136,7 +142,7 @@ class _GaussianHardConcretePosterior(_HardConcretePosterior):
 
     def guide(self) -> None:
         super().guide()
-        self.hold("log_scale", *self.method.clip)
+        self.clamp_("log_scale", *self.method.clip)
         self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
 
     def _slab_prior(self) -> Tensor:

@@ -1,4 +1,7 @@
-"""Mean-field Gaussian posterior with a Laplace prior, the Bayesian lasso (Park & Casella 2008)."""
+"""Mean-field Gaussian posterior with a Laplace prior: the Bayesian lasso.
+
+Park & Casella 2008, *The Bayesian Lasso*, Journal of the American Statistical Association 103.
+"""
 
 import math
 from dataclasses import dataclass
@@ -18,9 +21,9 @@ __all__ = ["Laplace"]
 
 @dataclass(frozen=True)
 class Laplace(Method):
-    """q(w) = N(μ, σ²), p(w) = Laplace(0, b): the prior under which the posterior mode is the lasso's.
+    """The Bayesian lasso: q(w) = N(μ, σ²), p(w) = Laplace(0, b), under which the posterior mode is the lasso's.
 
-    Park & Casella 2008, eq. 1; here the posterior is variational rather than sampled. The KL is closed form, with
+    Park & Casella 2008; here the posterior is variational rather than sampled. The KL is closed form, with
     E|w| of a folded normal: log(2b) − ½ log(2πe σ²) + (σ √(2/π) e^(−μ²/2σ²) + μ erf(μ/(σ√2)))/b.
 
     Args:
@@ -47,7 +50,7 @@ class Laplace(Method):
             raise ValueError(f"Laplace's prior is a scale b > 0 or None to learn it, got {self.prior!r}")
         check_start(self, self.init_log_scale, self.clip)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _LaplacePosterior(weight, self)
 
 

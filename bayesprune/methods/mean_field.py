@@ -1,4 +1,8 @@
-"""A Gaussian for every entry: what the methods share whose posterior is N(μ, σ²) and whose priors differ."""
+"""The mean-field Gaussian posterior N(μ, σ²), entry by entry, for methods that differ in their prior alone.
+
+Graves 2011, *Practical Variational Inference for Neural Networks*, NeurIPS 24.
+Blundell et al. 2015, *Weight Uncertainty in Neural Networks*, arXiv:1505.05424.
+"""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -22,7 +26,8 @@ class MeanField(Posterior):
         clip: log σ is held in this range.
     """
 
-    rates: ClassVar[Mapping[str, float]] = {"log_scale": 10.0}
+    lr_multipliers: ClassVar[Mapping[str, float]] = {"log_scale": 10.0}
+    per_entry: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
 
     def __init__(self, weight: Weight, init_log_scale: float, clip: tuple[float, float]) -> None:
         super().__init__(weight)
@@ -31,7 +36,7 @@ class MeanField(Posterior):
         self.log_scale = nn.Parameter(torch.full_like(weight.tensor, init_log_scale))
 
     def guide(self) -> None:
-        self.hold("log_scale", *self.clip)
+        self.clamp_("log_scale", *self.clip)
         self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
 
     def moments(self) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,7 @@
-"""Group scales with a normal-Jeffreys prior (Louizos et al. 2017, BC-GNJ)."""
+"""Gaussian scales per group under a normal-Jeffreys prior (BC-GNJ).
+
+Louizos, Ullrich & Welling 2017, *Bayesian Compression for Deep Learning*, arXiv:1705.08665.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,10 +22,10 @@ __all__ = ["NormalJeffreys"]
 
 @dataclass(frozen=True)
 class NormalJeffreys(Method):
-    """BC-GNJ: p(z) ∝ 1/|z| for each group, p(w | z) = N(0, z²) (Louizos et al. 2017, eq. 8-12).
+    """Group normal-Jeffreys (BC-GNJ): a scale z per group, p(z) ∝ 1/|z|, p(w | z) = N(0, z²) (Louizos et al. 2017).
 
     Non-centred: w = z w̃ with p(w̃) = N(0, r²), q(z) = N(μ_z, σ_z²), q(w̃) = N(μ, σ²), so that the KL is variational
-    dropout's per group (eq. 10) plus a Gaussian's per weight (eq. 11). Given z the weight is Gaussian, and activations
+    dropout's per group plus a Gaussian's per weight. Given z the weight is Gaussian, and activations
     are sampled. The paper has r = 1; as p(z) has no scale, r assumes nothing. Here it is the group's √ mean (μ² + σ²),
     at which the ELBO is greatest: a trained net then need not be rescaled before its KL is small.
 
@@ -49,12 +52,14 @@ class NormalJeffreys(Method):
         check_start(self, self.init_log_scale, self.clip)
         check_start(self, self.init_log_group, self.clip)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _NormalJeffreysPosterior(weight, self)
 
 
 class _NormalJeffreysPosterior(Posterior):
-    rates: ClassVar[Mapping[str, float]] = {"group_loc": 3.0, "log_group": 10.0, "log_scale": 10.0}
+    lr_multipliers: ClassVar[Mapping[str, float]] = {"group_loc": 3.0, "log_group": 10.0, "log_scale": 10.0}
+    per_entry: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
+    per_group: ClassVar[frozenset[str]] = frozenset({"group_loc", "log_group"})
 
     def __init__(self, weight: Weight, method: NormalJeffreys) -> None:
         super().__init__(weight)
@@ -71,8 +76,8 @@ class _NormalJeffreysPosterior(Posterior):
         return w * self.pattern.spread(z, self.layout)
 
     def guide(self) -> None:
-        self.hold("log_group", *self.method.clip)
-        self.hold("log_scale", *self.method.clip)
+        self.clamp_("log_group", *self.method.clip)
+        self.clamp_("log_scale", *self.method.clip)
         self.sample(dist.Normal(self.param("group_loc"), self.param("log_group").exp(), validate_args=False), "z")
         self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
 
@@ -82,7 +87,7 @@ class _NormalJeffreysPosterior(Posterior):
         var_w = (2 * self.log_scale).exp()
         return z * self.loc, z.square() * var_w + var_z * (self.loc.square() + var_w)
 
-    def relevant(self) -> Tensor | None:
+    def kept_by_paper(self) -> Tensor | None:
         """log α_z is at most ``log_alpha_threshold``."""
         if self.method.log_alpha_threshold is None:
             return None

@@ -1,4 +1,7 @@
-"""Sparse variational dropout (Molchanov et al. 2017)."""
+"""Sparse variational dropout: a Gaussian posterior with a dropout rate per weight, under a log-uniform prior.
+
+Molchanov, Ashukha & Vetrov 2017, *Variational Dropout Sparsifies Deep Neural Networks*, arXiv:1701.05369.
+"""
 
 import math
 from dataclasses import dataclass
@@ -17,10 +20,10 @@ __all__ = ["SparseVD"]
 
 @dataclass(frozen=True)
 class SparseVD(Method):
-    """Variational dropout with a dropout rate of its own for every weight (Molchanov et al. 2017).
+    """Sparse variational dropout: a dropout rate of its own for every weight (Molchanov et al. 2017).
 
-    q(w) = N(θ, σ²), additive-noise parametrisation (eq. 11); p(w) ∝ 1/|w|; the KL depends on log α = log σ² − log θ²
-    alone (eq. 14) and drives useless weights to α → ∞.
+    q(w) = N(θ, σ²), additive-noise parametrisation (section 4.1); p(w) ∝ 1/|w| (eq. 8); the KL depends on
+    log α = log σ² − log θ² alone (eq. 14) and drives useless weights to α → ∞.
 
     Args:
         pattern: which entries are pruned together.
@@ -44,7 +47,7 @@ class SparseVD(Method):
     def __post_init__(self) -> None:
         check_start(self, self.init_log_scale, self.clip)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _SparseVDPosterior(weight, self)
 
 

@@ -1,4 +1,8 @@
-"""Spike and slab: a Bernoulli inclusion per group over a Gaussian slab (Bai et al. 2020)."""
+"""Spike and slab: a Bernoulli inclusion per group over Gaussian weights.
+
+Bai, Song & Cheng 2020, *Efficient Variational Inference for Sparse Deep Learning with Theoretical Guarantee*,
+arXiv:2011.07439.
+"""
 
 import math
 from collections.abc import Mapping
@@ -22,11 +26,11 @@ __all__ = ["SpikeSlab"]
 
 @dataclass(frozen=True)
 class SpikeSlab(Method):
-    """w = γ_g w̃ with γ ~ Bernoulli(p), w̃ ~ N(0, s²); q(γ) = Bernoulli(π), q(w̃ | γ=1) = N(μ, σ²).
+    """Spike and slab: w = γ_g w̃, γ ~ Bernoulli(p), w̃ ~ N(0, s²); q(γ) = Bernoulli(π), q(w̃ | γ=1) = N(μ, σ²).
 
-    Bai et al. 2020, sec. 3. Where γ = 0 the weight is exactly 0 and the slab is the prior's, so the KL is that of the
+    Bai et al. 2020. Where γ = 0 the weight is exactly 0 and the slab is the prior's, so the KL is that of the
     Bernoullis plus π times the Gaussian's. In evaluation mode all of that is exact. In training γ is relaxed to a
-    concrete variable, prior and guide at one temperature (Bai et al., eq. 9), so that gradients reach π. The relaxed
+    concrete variable, prior and guide at one temperature, as in the paper, so that gradients reach π. The relaxed
     KL is that of two logistics, whatever the temperature, and bounds the Bernoullis' from above.
 
     Args:
@@ -41,7 +45,7 @@ class SpikeSlab(Method):
 
     The paper keeps groups of π > ½, the median probability model, which is no threshold on SNR.
 
-    >>> SpikeSlab(inclusion=0.1).over(Weight("w", torch.ones(2), Unstructured())).inclusion()
+    >>> SpikeSlab(inclusion=0.1).posterior(Weight("w", torch.ones(2), Unstructured())).inclusion()
     tensor([0.9000, 0.9000], grad_fn=<SigmoidBackward0>)
     """
 
@@ -68,12 +72,14 @@ class SpikeSlab(Method):
             )
         check_start(self, self.init_log_scale, self.clip)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _SpikeSlabPosterior(weight, self)
 
 
 class _SpikeSlabPosterior(Posterior):
-    rates: ClassVar[Mapping[str, float]] = {"logit": 20.0, "log_scale": 10.0}
+    lr_multipliers: ClassVar[Mapping[str, float]] = {"logit": 20.0, "log_scale": 10.0}
+    per_entry: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
+    per_group: ClassVar[frozenset[str]] = frozenset({"logit"})
 
     def __init__(self, weight: Weight, method: SpikeSlab) -> None:
         super().__init__(weight)
@@ -92,8 +98,8 @@ class _SpikeSlabPosterior(Posterior):
         return w * self.pattern.spread(gate, self.layout)
 
     def guide(self) -> None:
-        self.hold("logit", -10.0, 10.0)
-        self.hold("log_scale", *self.method.clip)
+        self.clamp_("logit", -10.0, 10.0)
+        self.clamp_("log_scale", *self.method.clip)
         logit = self.param("logit")
         self.sample(self._gate(logit), "gate")
         slab = LazyNormal(self.param("loc"), self.param("log_scale").exp())
@@ -107,7 +113,7 @@ class _SpikeSlabPosterior(Posterior):
         """π of each group."""
         return self.logit.sigmoid()
 
-    def relevant(self) -> Tensor:
+    def kept_by_paper(self) -> Tensor:
         """π > ½."""
         return self.logit > 0
 

@@ -1,4 +1,7 @@
-"""Structured Bayesian pruning by log-normal multiplicative noise (Neklyudov et al. 2017)."""
+"""Structured Bayesian pruning: truncated log-normal multiplicative noise per group (SBP).
+
+Neklyudov et al. 2017, *Structured Bayesian Pruning via Log-Normal Multiplicative Noise*, arXiv:1705.07283.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +20,9 @@ __all__ = ["StructuredDropout"]
 
 @dataclass(frozen=True)
 class StructuredDropout(Method):
-    """w = θ_g w̄: a noise θ in (0, 1] per group over deterministic weights (Neklyudov et al. 2017, SBP).
+    """Structured Bayesian pruning: w = θ_g w̄, noise θ in (0, 1] per group over point weights (Neklyudov et al. 2017).
 
-    q(θ) is log-normal, p(θ) log-uniform, both truncated to log θ in [−20, 0], so that the prior is proper (eq. 7-13).
+    q(θ) is log-normal, p(θ) log-uniform, both truncated to log θ in [−20, 0], so that the prior is proper.
 
     Args:
         pattern: the groups; the paper's are neurons and filters.
@@ -27,7 +30,7 @@ class StructuredDropout(Method):
         init_log_scale: log σ of log θ at the start.
         clip_loc, clip: μ and log σ are held in these ranges; the starts lie in them.
 
-    The paper drops groups of SNR(θ) = E θ/√Var θ < 1 (sec. 3.3).
+    The paper drops groups of SNR(θ) = E θ/√Var θ < 1.
 
     >>> StructuredDropout(Channel(0)).snr_threshold
     1.0
@@ -48,12 +51,14 @@ class StructuredDropout(Method):
                 f"{self.init_loc}"
             )
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _StructuredDropoutPosterior(weight, self)
 
 
 class _StructuredDropoutPosterior(Posterior):
-    rates: ClassVar[Mapping[str, float]] = {"loc": 10.0, "log_scale": 10.0}
+    lr_multipliers: ClassVar[Mapping[str, float]] = {"loc": 10.0, "log_scale": 10.0}
+    per_entry: ClassVar[frozenset[str]] = frozenset({"theta"})
+    per_group: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
 
     def __init__(self, weight: Weight, method: StructuredDropout) -> None:
         super().__init__(weight)
@@ -70,8 +75,8 @@ class _StructuredDropoutPosterior(Posterior):
         return theta * self.pattern.spread(noise, self.layout)
 
     def guide(self) -> None:
-        self.hold("loc", *self.method.clip_loc)
-        self.hold("log_scale", *self.method.clip)
+        self.clamp_("loc", *self.method.clip_loc)
+        self.clamp_("log_scale", *self.method.clip)
         self.sample(TruncatedLogNormal(self.param("loc"), self.param("log_scale").exp()), "noise")
 
     def moments(self) -> tuple[Tensor, Tensor]:

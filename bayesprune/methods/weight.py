@@ -1,4 +1,4 @@
-"""One tensor of a net, as a method sees it."""
+"""One parameter of a net as a method sees it: tensor, name, pattern and axis layout."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ __all__ = ["Weight"]
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """A parameter's name, its value, the roles of its axes, and which of its entries share a fate.
+    """A parameter's name, its value, the roles of its axes, and the pattern it is pruned by.
 
     Args:
         name: the parameter's dotted name in the net; its sample site's name too.

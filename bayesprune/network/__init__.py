@@ -2,8 +2,10 @@
 
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.rules import posteriors_of
+from bayesprune.network.state import PosteriorState
 
 __all__ = [
     "BayesianNet",
+    "PosteriorState",
     "posteriors_of",
 ]

@@ -12,8 +12,10 @@ from torch.func import functional_call
 from bayesprune.draws.gaussian import Estimator, GaussianDraw, SecondUseError, plain, sampled, sampling, uses
 from bayesprune.draws.sites import param_site
 from bayesprune.methods.base import Method, Posterior
+from bayesprune.network.extra import packed, unpacked
 from bayesprune.network.recompute import recomputing
 from bayesprune.network.rules import posteriors_of
+from bayesprune.network.state import Grid, PosteriorState
 from bayesprune.network.tree import Tree, put, tensors
 
 __all__ = ["BayesianNet"]
@@ -89,6 +91,20 @@ class BayesianNet(nn.Module):
         """The weights whose activations were sampled in the last training step; the first only counts uses."""
         return self._sampled
 
+    def get_extra_state(self) -> Tensor:
+        """How each weight was used, which decides how it is sampled: part of a ``state_dict``, as bytes."""
+        return packed({"uses": self._uses, "sampled": list(self._sampled)})
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """From a ``state_dict``."""
+        found = unpacked(state)
+        self._uses, self._sampled = dict(found["uses"]), tuple(found["sampled"])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Takes a ``state_dict`` of a version without extra state too: uses are then counted afresh."""
+        fresh = packed({"uses": {}, "sampled": []})
+        super()._load_from_state_dict({f"{prefix}_extra_state": fresh, **state_dict}, prefix, *args)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the net on weights from the prior's sites, which Pyro replays, conditions or draws."""
         values = {name: self._effective(name, posterior) for name, posterior in self.posteriors.items()}
@@ -145,38 +161,35 @@ class BayesianNet(nn.Module):
         return {**values, **{n: v.detach() for n, v in tensors(self._rest)}}, under_q.trace, under_p.trace
 
     @torch.no_grad()
+    def state(self) -> PosteriorState:
+        """The posterior as it is now, a snapshot: moments, energies and signal-to-noise ratios are computed once."""
+        posteriors = self.posteriors
+        moments = {name: posterior.moments() for name, posterior in posteriors.items()}
+        return PosteriorState(
+            unpruned={n: (mean.clone(), var.clone()) for n, (mean, var) in moments.items()},
+            grids={n: Grid(p.pattern, p.layout, p.kept.clone()) for n, p in posteriors.items()},
+            coupled=tuple(tuple(names) for names in self.fates()),
+            rest={name: value.detach().clone() for name, value in tensors(self._rest)},
+        )
+
     def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Weight name → mean and variance of the effective weight, entry by entry; 0 and 0 where pruned."""
-        found = {}
-        for name, posterior in self.posteriors.items():
-            mean, var = posterior.moments()
-            entries = posterior.entries()
-            found[name] = torch.where(entries, mean, 0.0), torch.where(entries, var, 0.0)
-        return found
+        return self.state().moments
 
-    @torch.no_grad()
     def means(self) -> dict[str, Tensor]:
         """Every parameter and buffer by its name in the net: posterior means where there is a posterior."""
-        rest = {name: value.detach().clone() for name, value in tensors(self._rest)}
-        return {**{name: mean.clone() for name, (mean, _) in self.moments().items()}, **rest}
+        return self.state().means
 
     def variances(self) -> dict[str, Tensor]:
         """Weight name → variance of the effective weight, entry by entry; 0 where pruned."""
-        return {name: variance for name, (_, variance) in self.moments().items()}
+        return self.state().variances
 
     def energies(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Weight name → Σ mean² and Σ variance over each group, of the grid's shape.
 
         Weights that share a fate, such as the projections of one attention under ``Heads``, share the sums.
         """
-        pooled: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, (mean, var) in self.moments().items():
-            p = self.posteriors[name]
-            pooled[name] = p.pattern.pool(mean.square(), p.layout), p.pattern.pool(var, p.layout)
-        for names in self.fates():
-            together = [torch.stack(parts).sum(0) for parts in zip(*(pooled[n] for n in names), strict=True)]
-            pooled.update(dict.fromkeys(names, (together[0], together[1])))
-        return pooled
+        return self.state().energies
 
     def fates(self) -> list[list[str]]:
         """The weights whose groups are decided on together, more than one in each list."""
@@ -191,10 +204,7 @@ class BayesianNet(nn.Module):
 
         0 where pruned, infinity where the variance is 0 and the mean is not.
         """
-        return {
-            name: torch.where(signal > 0, (signal / noise).sqrt(), 0.0)
-            for name, (signal, noise) in self.energies().items()
-        }
+        return self.state().snr
 
     @torch.no_grad()
     def inclusion(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Activation checkpointing inside a net that runs on borrowed values.
+"""Activation checkpointing inside a net that runs on substituted parameters.
 
 ``torch.utils.checkpoint`` runs a segment again in the backward pass, when ``functional_call`` has long put the net's
 own values back. :func:`recomputing` has it run on the values of the forward pass, and so on the same draws.

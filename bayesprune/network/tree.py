@@ -1,4 +1,4 @@
-"""A module that holds things under a net's own dotted names, so that ``state_dict`` keys read like the net's."""
+"""A module tree that mirrors a net's dotted parameter names, so that ``state_dict`` keys read like the net's."""
 
 from collections.abc import Iterator
 

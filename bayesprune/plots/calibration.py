@@ -1,4 +1,4 @@
-"""Whether predicted probabilities hold, and for which classes: before pruning beside after."""
+"""Reliability diagrams and per-class errors, before and after pruning."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Figures along a line: what sparsity costs, and how a fit went."""
+"""Sparsity curves (what each budget costs) and training curves."""
 
 from itertools import cycle
 from typing import Any

@@ -1,11 +1,11 @@
-"""What packing gains: dense beside packed, as measured."""
+"""Latency of packed beside dense, per layer and for the whole net, as measured."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from bayesprune.evaluation.verification import ModelRow
+from bayesprune.evaluation.verification import ModelRow, Role
 from bayesprune.plots.style import BLUE, ORANGE, axes_for
 from bayesprune.sparse import Plan
 
@@ -56,10 +56,10 @@ def model_latency(models: Sequence[ModelRow], *, ax: Axes | None = None) -> Axes
     ax = axes_for(ax, 5.6, 0.8 + 0.4 * len(timed))
     for k, row in enumerate(timed):
         microseconds = 1e6 * (row.seconds or 0.0)
-        ax.plot(microseconds, k, marker="o", markersize=8, color=ORANGE if row.name == "dense" else BLUE)
+        ax.plot(microseconds, k, marker="o", markersize=8, color=ORANGE if row.role is Role.DENSE else BLUE)
         ratio = row.speedup or 1.0
         label = f"{ratio:.3g}× as fast" if ratio >= 1 else f"{1 / ratio:.3g}× as long"
-        label = "" if row.name == "dense" else label
+        label = "" if row.role is Role.DENSE else label
         ax.annotate(label, (microseconds, k), xytext=(0, 7), textcoords="offset points", ha="center", fontsize="small")
     ax.set_yticks(range(len(timed)), [row.name for row in timed])
     ax.set_xscale("log")

@@ -1,4 +1,4 @@
-"""What is kept: masks as images, layer by layer, and pixel by pixel."""
+"""Masks as images: kept fractions per layer, and entry by entry."""
 
 from collections.abc import Iterator, Mapping
 

@@ -1,4 +1,4 @@
-"""Which weights are sure: the signal-to-noise ratio of their groups."""
+"""Signal-to-noise ratios of groups: histograms, and against the mean."""
 
 import math
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.network.state import PosteriorState
 from bayesprune.plots.masks import mask_of
 from bayesprune.plots.style import BLACK, BLUE, ORANGE, axes_for, panels_for
 from bayesprune.pruning.masking import check_masks
@@ -19,15 +20,23 @@ _NOISE = 1e-3  # a ratio so low says no more than a lower one
 
 
 def snr_histograms(
-    bnet: BayesianNet, masks: Mapping[str, Tensor], *, threshold: float | None = None, axes: Any = None
+    bnet: BayesianNet,
+    masks: Mapping[str, Tensor],
+    *,
+    threshold: float | None = None,
+    axes: Any = None,
+    state: PosteriorState | None = None,
 ) -> np.ndarray:
     """How sure the posterior is of each layer: a histogram of its groups' signal-to-noise ratio, in decades.
+
+    The ratios are those of :meth:`bayesprune.BayesianNet.snr`: weights that are pruned together share theirs.
 
     Args:
         bnet: the net with its posterior.
         masks: weight name → bool; groups that are kept and groups that are not have different colours.
         threshold: a line to draw; by default the one that the methods' papers prune at, if they agree on one.
         axes: one matplotlib axes for each mask; by default a new figure.
+        state: ``bnet.state()`` where it is at hand; by default it is made here.
 
     Returns:
         The axes. A group that was pruned while fitting stands at the ratio that it had when it was pruned; one without
@@ -39,7 +48,8 @@ def snr_histograms(
     check_masks(bnet, masks)
     own = axes is None
     axes = panels_for(axes, len(masks), 3.4, 3.4)
-    parts = {name: _ratios(bnet, name, mask) for name, mask in masks.items()}
+    state = bnet.state() if state is None else state
+    parts = {name: _ratios(state, name, mask) for name, mask in masks.items()}
     published = {bnet.methods[name].snr_threshold for name in masks}
     if threshold is None and len(published) == 1:
         threshold = published.pop()
@@ -85,7 +95,7 @@ def snr_against_mean(
     Raises:
         ValueError: masks that do not fit, or a name that is not among them.
     """
-    snr, size, kept = _ratios(bnet, name, mask_of(bnet, masks, name))
+    snr, size, kept = _ratios(bnet.state(), name, mask_of(bnet, masks, name))
     ax = axes_for(ax)
     for label, part, colour, marker in (("not kept", ~kept, ORANGE, "x"), ("kept", kept, BLUE, "o")):
         shown = part & (snr >= _NOISE)
@@ -105,15 +115,11 @@ def snr_against_mean(
     return ax
 
 
-def _ratios(bnet: BayesianNet, name: str, mask: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _ratios(state: PosteriorState, name: str, mask: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """SNR, root mean square of the mean, and whether kept, of each group of one weight with a variance; pruned too."""
-    p = bnet.posteriors[name]
-    mean, var = (m.detach() for m in p.moments())
-    signal = p.pattern.pool(mean.square(), p.layout).double()
-    noise = p.pattern.pool(var, p.layout).double()
-    size = signal / p.pattern.sizes(p.layout, mean.device)
-    kept = p.pattern.pool(mask.to(mean.device).int(), p.layout) > 0
-    found = ((signal / noise).sqrt(), size.sqrt(), kept)
-    shown = (noise > 0).flatten().cpu().numpy()
-    snr, root, stays = (x.flatten().cpu().numpy()[shown] for x in found)
-    return snr, root, stays
+    grid, snr = state.grids[name], state.snr_when_pruned[name].double()
+    size = (grid.pool(state.unpruned[name][0].square()).double() / grid.sizes()).sqrt()
+    kept = grid.pool(mask.to(size.device).int()) > 0
+    shown = (state.unpruned_energies[name][1] > 0).flatten().cpu().numpy()
+    ratios, root, stays = (x.flatten().cpu().numpy()[shown] for x in (snr, size, kept))
+    return ratios, root, stays

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, and where they are drawn."""
+"""Shared plotting style: colours, and the axes to draw on."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How unsure predictions are, and why."""
+"""Predictive uncertainty: entropies, its parts, and bands of a regression."""
 
 from collections.abc import Mapping
 from statistics import NormalDist
@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from bayesprune.evaluation.classification import auroc
 from bayesprune.evaluation.prediction import Prediction
+from bayesprune.evaluation.ranking import auroc
 from bayesprune.plots.style import BLACK, BLUE, ORANGE, SKY, axes_for
 
 __all__ = ["entropies", "predictive_band", "uncertainty_parts"]

@@ -1,4 +1,4 @@
-"""What to prune, and when: saliencies, masks, schedules, and how many bits what stays can bear."""
+"""Pruning: saliencies, masks, schedules, and bit widths of what stays."""
 
 from bayesprune.pruning.bit_widths import bit_widths
 from bayesprune.pruning.callback import Callback, Run

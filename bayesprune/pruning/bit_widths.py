@@ -1,4 +1,4 @@
-"""How many bits each weight can bear, by its posterior."""
+"""Bit widths per weight that the posterior's uncertainty allows."""
 
 import math
 from collections.abc import Mapping
@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.network.state import PosteriorState
 from bayesprune.pruning.masking import check_masks
 
 __all__ = ["bit_widths"]
 
 
 @torch.no_grad()
-def bit_widths(bnet: BayesianNet, masks: Mapping[str, Tensor]) -> dict[str, int | None]:
+def bit_widths(
+    bnet: BayesianNet, masks: Mapping[str, Tensor], *, state: PosteriorState | None = None
+) -> dict[str, int | None]:
     """The fewest bits in which integers with a scale per output lose no more than the posterior noise drowns.
 
     An output whose largest kept weight is m is held on a grid of step s = m / (2^(b − 1) − 1), so that no weight is off
@@ -29,6 +32,7 @@ def bit_widths(bnet: BayesianNet, masks: Mapping[str, Tensor]) -> dict[str, int 
     Args:
         bnet: the net with its posterior, fitted.
         masks: weight name → bool, as :func:`bayesprune.masks` gives.
+        state: ``bnet.state()`` where it is at hand; by default it is made here.
 
     Returns:
         Weight name → bits, the sign among them; ``None`` where the kept weights have no variance (a method without a
@@ -44,7 +48,7 @@ def bit_widths(bnet: BayesianNet, masks: Mapping[str, Tensor]) -> dict[str, int 
     {'0.weight': 4, '1.weight': None}
     """
     check_masks(bnet, masks)
-    moments = bnet.moments()
+    moments = (bnet.state() if state is None else state).moments
     return {name: _bits(bnet, name, *moments[name], mask) for name, mask in masks.items()}
 
 

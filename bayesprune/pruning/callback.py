@@ -1,4 +1,4 @@
-"""What a callback of the training loop sees."""
+"""Training callbacks: their base class, and what they see of a running fit."""
 
 import warnings
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ __all__ = ["Callback", "Run"]
 
 @dataclass
 class Run:
-    """A training run under way.
+    """The state of a running fit, as callbacks see it.
 
     Attributes:
         bnet: the net that is being fitted.
@@ -51,22 +51,29 @@ class Run:
                     EmptyLayerWarning,
                     stacklevel=3,  # past no_grad's own frame
                 )
-            masks = {posterior.layout.shape: posterior.entries(), tuple(posterior.kept.shape): posterior.kept}
-            for parameter in posterior.parameters():
-                mask = masks.get(tuple(parameter.shape))
-                state = self.optimizer.state.get(parameter, {})
+            for leaf, parameter in posterior.named_parameters():
+                mask = posterior.mask_of(leaf)
                 if mask is None:
                     continue
-                for memory in state.values():
-                    if isinstance(memory, Tensor) and memory.shape == mask.shape:
+                for memory in self.optimizer.state.get(parameter, {}).values():
+                    if isinstance(memory, Tensor) and memory.shape == parameter.shape:
                         memory.mul_(mask)
 
 
 class Callback:
-    """Something that acts during a run; both methods do nothing unless overridden."""
+    """Base class of training callbacks; each method does nothing unless overridden."""
+
+    def on_start(self, run: Run) -> None:
+        """Before the first step; ``run.step`` says how many a checkpoint had done."""
+
+    def on_gradient(self, run: Run) -> None:
+        """Between backward and the optimiser's step."""
 
     def on_step(self, run: Run) -> None:
         """After each optimiser step."""
 
     def on_epoch(self, run: Run) -> None:
         """After each epoch."""
+
+    def on_end(self, run: Run) -> None:
+        """After the last epoch, before its checkpoint is written; after Ctrl-C too."""

@@ -1,4 +1,4 @@
-"""From scores, patterns and a budget or threshold to masks."""
+"""Masks from saliency scores, patterns and a budget or threshold."""
 
 import warnings
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.network.state import PosteriorState
 from bayesprune.pruning.saliency import Saliency
 from bayesprune.pruning.saliency import snr as snr_of
 
@@ -55,6 +56,7 @@ def masks(
     snr: float | None = None,
     scope: Scope = "global",
     saliency: Saliency = snr_of,
+    state: PosteriorState | None = None,
 ) -> dict[str, Tensor]:
     """Decide what stays: a budget, a threshold on SNR, or else each method's own rule.
 
@@ -65,6 +67,7 @@ def masks(
             each method's paper keeps stays: by its SNR threshold, or by gate, inclusion or scale.
         scope: whether ``keep`` is one budget for all weights together or one for each.
         saliency: what ranks groups for ``keep``.
+        state: ``bnet.state()`` where it is at hand; by default it is made here.
 
     Returns:
         Weight name → bool of the weight's own shape.
@@ -84,20 +87,21 @@ def masks(
     if keep is not None and snr is not None:
         raise ValueError("masks takes keep= (a fraction) or snr= (a threshold), or neither, not both")
     check_keep(1.0 if keep is None else keep, scope)
+    state = bnet.state() if state is None else state
     if keep is not None:
-        kept = select(bnet, saliency(bnet), keep, scope)
-        _warn_of_budget(bnet, kept, keep)
+        read = getattr(saliency, "of_state", None)  # no need to compute it again
+        kept = select(bnet, read(state) if read else saliency(bnet), keep, scope, state=state)
+        _warn_of_budget(bnet, state, kept, keep)
     else:
         if snr is not None and not snr >= 0:
             raise ValueError(f"snr is a threshold ≥ 0 on the signal-to-noise ratio, got {snr!r}")
-        scores = snr_of(bnet)
-        above = {n: s >= snr for n, s in scores.items()} if snr is not None else _by_own_rule(bnet, scores)
-        for name in scores.keys() - above.keys():
+        above = {n: s >= snr for n, s in state.snr.items()} if snr is not None else _by_own_rule(bnet, state)
+        for name in state.snr.keys() - above.keys():
             raise ValueError(
                 f"{type(bnet.methods[name]).__name__} over {name!r} has no rule of its own, for its paper leaves the "
                 "threshold open: say keep= (a fraction) or snr= (a threshold)"
             )
-        kept = {n: allowed & above[n] for n, allowed in _allowed(bnet, scores).items()}
+        kept = {n: allowed & above[n] for n, allowed in _allowed(bnet, state.snr).items()}
     result = {}
     for name, posterior in bnet.posteriors.items():
         result[name] = posterior.pattern.spread(kept[name], posterior.layout).clone()
@@ -111,10 +115,18 @@ def masks(
     return result
 
 
-def select(bnet: BayesianNet, scores: Mapping[str, Tensor], keep: float, scope: Scope = "global") -> dict[str, Tensor]:
+def select(
+    bnet: BayesianNet,
+    scores: Mapping[str, Tensor],
+    keep: float,
+    scope: Scope = "global",
+    *,
+    state: PosteriorState | None = None,
+) -> dict[str, Tensor]:
     """The highest scores within a budget: weight name → bool over the grid of groups.
 
-    Groups that tie (an infinite signal-to-noise ratio, say) are ranked by their mean square.
+    Groups that tie (an infinite signal-to-noise ratio, say) are ranked by their mean square: by ``state``, where that
+    is at hand.
     """
     for joined in bnet.fates():  # one score for one decision, whatever the saliency
         shared = torch.stack([scores[name] for name in joined]).mean(0)
@@ -125,19 +137,19 @@ def select(bnet: BayesianNet, scores: Mapping[str, Tensor], keep: float, scope: 
         return {}
     kept: dict[str, Tensor] = {}
     for together in [names] if scope == "global" else [[name] for name in names]:
-        kept.update(_take(bnet, scores, allowed, together, keep))
+        kept.update(_take(bnet, scores, allowed, together, keep, state))
     for joined in bnet.fates():
         stays = torch.stack([kept[name] for name in joined]).all(0)
         kept.update({name: stays.clone() for name in joined})
     return kept
 
 
-def _by_own_rule(bnet: BayesianNet, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _by_own_rule(bnet: BayesianNet, state: PosteriorState) -> dict[str, Tensor]:
     """Weight name → the groups that the method's paper keeps; a weight whose method has no rule is left out."""
     found: dict[str, Tensor] = {}
     for name, posterior in bnet.posteriors.items():
         threshold = bnet.methods[name].snr_threshold
-        relevant = posterior.relevant() if threshold is None else scores[name] >= threshold
+        relevant = posterior.kept_by_paper() if threshold is None else state.snr[name] >= threshold
         if relevant is not None:
             found[name] = relevant
     for joined in bnet.fates():
@@ -162,6 +174,7 @@ def _take(
     allowed: Mapping[str, Tensor],
     names: list[str],
     keep: float,
+    state: PosteriorState | None,
 ) -> dict[str, Tensor]:
     posteriors = bnet.posteriors
     sizes = [posteriors[n].pattern.sizes(posteriors[n].layout, allowed[n].device) for n in names]
@@ -171,7 +184,7 @@ def _take(
     size = torch.cat([s.flatten() for s in sizes])
     order = torch.argsort(score, descending=True, stable=True)
     if bool(torch.isinf(score).any()):
-        energies = bnet.energies()
+        energies = (bnet.state() if state is None else state).energies
         means = torch.cat([energies[n][0].flatten() for n in names]) / size
         order = torch.argsort(means, descending=True, stable=True)
         order = order[torch.argsort(score[order], descending=True, stable=True)]
@@ -184,9 +197,9 @@ def _take(
     return {n: part.reshape(allowed[n].shape) for n, part in zip(names, parts, strict=True)}
 
 
-def _warn_of_budget(bnet: BayesianNet, kept: Mapping[str, Tensor], keep: float) -> None:
+def _warn_of_budget(bnet: BayesianNet, state: PosteriorState, kept: Mapping[str, Tensor], keep: float) -> None:
     natural = chosen = total = 0
-    for name, relevant in _by_own_rule(bnet, bnet.snr()).items():
+    for name, relevant in _by_own_rule(bnet, state).items():
         p = bnet.posteriors[name]
         size = p.pattern.sizes(p.layout, p.kept.device)
         natural += int((size * (relevant & p.kept)).sum())

@@ -1,44 +1,59 @@
-"""How much each group matters: the posterior's signal-to-noise ratio, and its rivals.
+"""Saliency scores per group: the posterior's signal-to-noise ratio, and its rivals (magnitude, random).
+
+Pruning by SNR: Graves 2011, *Practical Variational Inference for Neural Networks*, NeurIPS 24;
+Blundell et al. 2015, *Weight Uncertainty in Neural Networks*, arXiv:1505.05424.
 
 A saliency is a function from a net to one number per group; what scores low goes first.
 """
 
 from collections.abc import Callable
+from functools import wraps
 
 import torch
 from torch import Tensor
 
 from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.network.state import PosteriorState
 
 __all__ = ["Saliency", "magnitude", "random", "snr"]
 
 Saliency = Callable[[BayesianNet], dict[str, Tensor]]
 
 
-def snr(bnet: BayesianNet) -> dict[str, Tensor]:
-    """The posterior's energy signal-to-noise ratio, √(Σ mean² / Σ variance): weight name → grid of groups."""
-    return bnet.snr()
+def of_state(read: Callable[[PosteriorState], dict[str, Tensor]]) -> Saliency:
+    """A saliency that a posterior's state alone decides; ``read`` stays within reach, for where a state is at hand."""
+
+    @wraps(read)
+    def saliency(bnet: BayesianNet) -> dict[str, Tensor]:
+        return read(bnet.state())
+
+    saliency.of_state = read  # type: ignore[attr-defined]
+    return saliency
 
 
-@torch.no_grad()
-def magnitude(bnet: BayesianNet) -> dict[str, Tensor]:
-    """The root mean square of the posterior mean in each group, in units of its weight's own root mean square.
+@of_state
+def snr(state: PosteriorState) -> dict[str, Tensor]:
+    """Posterior signal-to-noise ratio of each group, √(Σ mean² / Σ variance): weight name → grid of groups."""
+    return state.snr
 
-    Without that unit one global budget wipes out whole layers, for layers differ in scale.
+
+@of_state
+def magnitude(state: PosteriorState) -> dict[str, Tensor]:
+    """Magnitude of each group: the RMS of its posterior mean, divided by that of its whole weight.
+
+    Without that division one global budget wipes out whole layers, for layers differ in scale.
     """
-    energies = bnet.energies()
-    scores = {}
-    for name, (signal, _) in energies.items():
-        p = bnet.posteriors[name]
-        size = p.pattern.sizes(p.layout, signal.device)
-        alive = p.entries().sum().clamp_min(1)
-        unit = signal.sum() / alive
-        scores[name] = (signal / size / unit.clamp_min(torch.finfo(signal.dtype).tiny)).sqrt()
-    for names in bnet.fates():
-        scores.update(dict.fromkeys(names, scores[names[0]]))
-    return scores
+    found = {}
+    for name, (signal, _) in state.energies.items():
+        grid = state.grids[name]
+        unit = signal.sum() / grid.entries().sum().clamp_min(1)
+        found[name] = (signal / grid.sizes() / unit.clamp_min(torch.finfo(signal.dtype).tiny)).sqrt()
+    for names in state.coupled:
+        found.update(dict.fromkeys(names, found[names[0]]))
+    return found
 
 
-def random(bnet: BayesianNet) -> dict[str, Tensor]:
-    """A number in (0, 1) for each group that is still there, 0 for the others: the null rival."""
-    return {name: torch.rand(p.kept.shape, device=p.kept.device) * p.kept for name, p in bnet.posteriors.items()}
+@of_state
+def random(state: PosteriorState) -> dict[str, Tensor]:
+    """Random scores, the null rival: a number in (0, 1) for each group that is still kept, 0 for the others."""
+    return {name: torch.rand(kept.shape, device=kept.device) * kept for name, kept in state.kept.items()}

@@ -1,4 +1,4 @@
-"""The report: what was kept and how it runs, what that is worth beside the rivals, and what to beware of."""
+"""The report: sparsity, speed and accuracy of a pruned net beside its rivals, with warnings."""
 
 from bayesprune.reporting.report import report
 from bayesprune.reporting.result import Report

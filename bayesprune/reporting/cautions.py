@@ -1,4 +1,4 @@
-"""What to beware of: where the posterior, the masks or the packed net are not what one would hope."""
+"""Warnings of a report: where the posterior, the masks or the packed net fall short."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from bayesprune.evaluation.classification import wilson_interval
-from bayesprune.evaluation.verification import DENSE, PRUNED, Verification, density
+from bayesprune.evaluation.verification import Role, Verification, density
 from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.network.state import PosteriorState
 from bayesprune.pruning.masking import BudgetWarning, masks
 from bayesprune.reporting.intervals import LEVEL
 from bayesprune.reporting.verdict import ClassChange
@@ -46,21 +47,22 @@ def cautions(
     plan: Plan,
     found: Verification,
     classes: Sequence[ClassChange],
+    state: PosteriorState | None = None,
 ) -> tuple[Caution, ...]:
-    """All warnings that are due; each function below says when its own is."""
+    """All warnings that are due; each function below says when; ``state`` is ``bnet.state()`` where it is at hand."""
     return (
         *_untrained(found),
         *_too_sure(found),
         *_near_empty(bnet, kept),
         *_suffering(classes),
         *_slow(plan, found),
-        *_past_the_budget(bnet, kept),
+        *_past_the_budget(bnet, kept, state),
     )
 
 
 def _untrained(found: Verification) -> Iterator[Caution]:
     """The dense net does no better than one answer for all would: being better than it says nothing."""
-    dense, y = found.losses[DENSE], found.targets
+    dense, y = found.losses_of(Role.DENSE), found.targets
     if dense.wrong is not None:
         n, wrong = len(y), int(dense.wrong.sum())
         low, _ = (float(end) for end in wilson_interval(torch.tensor(n - wrong), torch.tensor(n), LEVEL))
@@ -77,12 +79,12 @@ def _untrained(found: Verification) -> Iterator[Caution]:
             f"The dense net {told}: one answer for all would do as well, so to beat it says nothing. Give the report "
             "a net that was trained as baseline=."
         )
-        yield Caution("untrained", DENSE, text)
+        yield Caution("untrained", found[Role.DENSE].name, text)
 
 
 def _too_sure(found: Verification) -> Iterator[Caution]:
     """The posterior predictive claims more than the examples bear out, beyond chance."""
-    losses = found.losses[found.predictive]
+    losses = found.losses_of(Role.PREDICTIVE)
     if losses.wrong is not None and losses.confidence is not None:
         right, claimed, what = (~losses.wrong).double(), float(losses.confidence.mean()), "answers are right"
     else:
@@ -94,7 +96,7 @@ def _too_sure(found: Verification) -> Iterator[Caution]:
             f"The posterior is too sure: it claims {claimed:.1%}, and {float(right.mean()):.1%} of its {what} "
             f"(95% interval {low:.1%} to {high:.1%}). Recalibrate before you rely on its probabilities."
         )
-        yield Caution("too sure", found.predictive, text)
+        yield Caution("too sure", found[Role.PREDICTIVE].name, text)
 
 
 def _near_empty(bnet: BayesianNet, kept: Mapping[str, Tensor]) -> Iterator[Caution]:
@@ -133,17 +135,18 @@ def _slow(plan: Plan, found: Verification) -> Iterator[Caution]:
                 "choose its format on this machine."
             )
             yield Caution("slow", name, text)
-    speedup = found[PRUNED].speedup
-    if speedup is not None and speedup < _SLOWER:
-        text = f"The packed net takes {1 / speedup:.3g}× as long as the dense one: packing did not make it faster here."
-        yield Caution("slow", PRUNED, text)
+    packed = found[Role.PRUNED]
+    if packed.speedup is not None and packed.speedup < _SLOWER:
+        times = f"{1 / packed.speedup:.3g}×"
+        text = f"The packed net takes {times} as long as the dense one: packing did not make it faster here."
+        yield Caution("slow", packed.name, text)
 
 
-def _past_the_budget(bnet: BayesianNet, kept: Mapping[str, Tensor]) -> Iterator[Caution]:
+def _past_the_budget(bnet: BayesianNet, kept: Mapping[str, Tensor], state: PosteriorState | None) -> Iterator[Caution]:
     """As deep a cut as these masks make is one that ``bp.masks`` itself would warn of."""
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
-        masks(bnet, keep=float(f"{max(density(kept), 1e-9):.3g}"))  # which repeats it
+        masks(bnet, keep=float(f"{max(density(kept), 1e-9):.3g}"), state=state)  # which repeats it
     for warning in raised:
         if issubclass(warning.category, BudgetWarning):
             yield Caution("budget", "all weights", f"The budget is far past the posterior's own: {warning.message}.")

@@ -1,4 +1,4 @@
-"""What a report found: plain data, which tables, pages and pictures are made from."""
+"""Findings of a report as plain data: the source of its tables, page and pictures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Two models on the same examples: by how much a figure differs, and how sure that is."""
+"""Paired comparison of two models on the same examples: differences with confidence intervals."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The report as HTML: a fragment for notebooks, and a page that needs nothing else."""
+"""The report as HTML: a fragment for notebooks, and a self-contained page."""
 
 from functools import cache
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 
 from bayesprune._files import replace
+from bayesprune.network.state import PosteriorState
 from bayesprune.reporting.findings import Findings
 from bayesprune.reporting.tables import (
     classes_table,
@@ -27,8 +28,8 @@ def fragment(report: Findings) -> str:
     return _template("fragment.html").render(_content(report))
 
 
-def write_page(report: Findings, path: Path, model: str) -> None:
-    """Write the whole page, with pictures; ``path`` is replaced by it at once, or not at all.
+def write_page(report: Findings, path: Path, model: str, state: PosteriorState) -> None:
+    """Write the whole page, with pictures of ``state``; ``path`` is replaced by it at once, or not at all.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -40,7 +41,7 @@ def write_page(report: Findings, path: Path, model: str) -> None:
         raise IsADirectoryError(f"{str(path)!r} is a folder: name a file in it, such as report.html")
     from bayesprune.reporting.pictures import pictures  # matplotlib, for a page alone
 
-    page = _template("page.html").render(_content(report), pictures=pictures(report), model=model)
+    page = _template("page.html").render(_content(report), pictures=pictures(report, state), model=model)
     replace(path, lambda fresh: fresh.write_text(page, encoding="utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""The page's pictures, as SVG."""
+"""SVG pictures of the report's page."""
 
 import base64
 from collections.abc import Iterator, Mapping
@@ -12,14 +12,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bayesprune import plots
-from bayesprune.evaluation.verification import DENSE, PRUNED
+from bayesprune.evaluation.verification import Role
+from bayesprune.network.state import PosteriorState
 from bayesprune.reporting.findings import Findings
 
 __all__ = ["Picture", "pictures"]
 
 _WIDTH = 4.6  # inches: about as wide as a phone, so that letters stay legible there
 _MOST_CLASSES, _MOST_BARS, _MOST_HISTOGRAMS = 30, 20, 10
-_WHEN = {"before": DENSE, "after": PRUNED}
+_WHEN = {"before": Role.DENSE, "after": Role.PRUNED}
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,16 @@ class Picture:
     uri: str
 
 
-def pictures(report: Findings) -> list[Picture]:
-    """What there is to see: the layers' signal-to-noise ratios, calibration, classes and latencies."""
+def pictures(report: Findings, state: PosteriorState) -> list[Picture]:
+    """What there is to see: the layers' signal-to-noise ratios (of ``state``), calibration, classes and latencies."""
     with matplotlib.style.context(["default", {"svg.hashsalt": "bayesprune"}]):  # whatever the user's own style is
-        return [Picture(title, text, _uri(figure)) for title, text, figure in _drawn(report)]
+        return [Picture(title, text, _uri(figure)) for title, text, figure in _drawn(report, state)]
 
 
-def _drawn(report: Findings) -> Iterator[tuple[str, str, Figure]]:
+def _drawn(report: Findings, state: PosteriorState) -> Iterator[tuple[str, str, Figure]]:
     found, names = report.subject.found, report.subject.names
     if names:
-        probs = {when: found.outputs[row].double().softmax(-1).flatten(0, -2) for when, row in _WHEN.items()}
+        probs = {when: found.outputs[role].double().softmax(-1).flatten(0, -2) for when, role in _WHEN.items()}
         y = found.targets.flatten()
         figure, ax = _figure(4.0)
         plots.reliability(probs, y, ax=ax)
@@ -71,7 +72,7 @@ def _drawn(report: Findings) -> Iterator[tuple[str, str, Figure]]:
         yield f"Latency of the layers{which}", f"Latency of each layer, dense and as planned{which}", figure
     masks, which = _largest(masks, _MOST_HISTOGRAMS)
     panels = {name: _figure(3.2) for name in masks}
-    plots.snr_histograms(report.subject.bnet, masks, axes=[ax for _, ax in panels.values()])
+    plots.snr_histograms(report.subject.bnet, masks, axes=[ax for _, ax in panels.values()], state=state)
     for name, (figure, ax) in panels.items():
         ax.set_title(_folded(ax.get_title(), 46), fontsize="medium")
         ax.set_ylabel("groups")

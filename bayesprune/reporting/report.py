@@ -1,4 +1,4 @@
-"""Make a report: compare a pruned posterior with the dense net and with magnitude pruning, on one data set."""
+"""Make a report: compare a pruned posterior with the dense net and magnitude pruning on one data set."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
 
-from bayesprune.evaluation.verification import Rival, verify
+from bayesprune.evaluation.verification import Rival, Role, verify
 from bayesprune.fitting.likelihoods import parted
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.pruning.masking import check_masks
@@ -65,18 +65,19 @@ def report(
     if first is None:
         raise ValueError("the loader holds no batches")
     example = send_to_device(parted(first)[0], next(iter(bnet.parameters())).device)
-    rivals = {"trained rival": baseline} if isinstance(baseline, tuple) else dict(baseline or {})
+    rivals = {Role.TRAINED.value: baseline} if isinstance(baseline, tuple) else dict(baseline or {})
+    state = bnet.state()
     plan = make_plan(bnet.net, masks, example=example) if plan is None else plan
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        found = verify(bnet, masks, loader, plan, example, draws=draws, rivals=rivals)
+        found = verify(bnet, masks, loader, plan, example, draws=draws, rivals=rivals, state=state)
     names = class_names(found, classes)
     by_class = class_changes(found, names)
     return Report(
         verdict=judge(bnet.net, found, by_class),
-        warnings=cautions(bnet, masks, plan, found, by_class),
-        weights=weight_rows(bnet, masks, plan),
+        warnings=cautions(bnet, masks, plan, found, by_class, state),
+        weights=weight_rows(bnet, masks, plan, state),
         models=found.rows,
         classes=by_class,
         sizes=found.sizes,

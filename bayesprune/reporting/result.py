@@ -1,13 +1,12 @@
-"""The report as it shows itself: in a terminal, in a notebook, as plain data and as a page."""
+"""``Report``: a report's findings shown in a terminal, a notebook, as plain data or as a page."""
 
 import math
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table as RichTable
 
@@ -15,8 +14,9 @@ from bayesprune.reporting.findings import Findings
 from bayesprune.reporting.page import fragment, write_page
 from bayesprune.reporting.tables import costs_table, models_table, plan_table, sizes_table, weights_table
 from bayesprune.reporting.versions import versions
-from bayesprune.reporting.weights import weight_rows
+from bayesprune.reporting.weights import median_snr
 from bayesprune.reporting.wording import verdict_lines
+from bayesprune.tables import as_text
 
 __all__ = ["Report"]
 
@@ -55,11 +55,12 @@ class Report(Findings):
             IsADirectoryError: ``path`` is a folder itself.
             ValueError: the posterior has changed since the report was made, so the pictures would show another.
         """
-        now = weight_rows(self.subject.bnet, self.subject.masks, self.plan)
-        for row, then in zip(now, self.weights, strict=True):
-            if not (math.isclose(row.snr, then.snr, rel_tol=1e-3) or (math.isnan(row.snr) and math.isnan(then.snr))):
+        state = self.subject.bnet.state()
+        for row in self.weights:
+            now = median_snr(state, row.name, self.subject.masks[row.name])
+            if not (math.isclose(now, row.snr, rel_tol=1e-3) or (math.isnan(now) and math.isnan(row.snr))):
                 raise ValueError(f"the posterior of {row.name!r} has changed since this report: make a new one")
-        write_page(self, Path(path), model)
+        write_page(self, Path(path), model, state)
 
     def __rich__(self) -> Group:
         lines = RichTable(
@@ -76,18 +77,15 @@ class Report(Findings):
             lines,
             *warned,
             "",
-            weights_table(self.weights).rich(),
-            plan_table(self.weights, self.plan).rich(),
-            sizes_table(self.sizes).rich(),
-            models_table(self.models).rich(),
-            costs_table(self.models, self.batch, self.plan).rich(),
+            weights_table(self.weights),
+            plan_table(self.weights, self.plan),
+            sizes_table(self.sizes),
+            models_table(self.models),
+            costs_table(self.models, self.batch, self.plan),
         )
 
     def __str__(self) -> str:
-        console = Console(file=StringIO(), width=120, color_system=None)
-        console.print(self)
-        assert isinstance(console.file, StringIO)
-        return console.file.getvalue()
+        return as_text(self, 120)
 
     __repr__ = __str__
 

@@ -1,4 +1,4 @@
-"""The sparsity curve: what each budget costs, by the posterior's ranking and by its rivals'."""
+"""Sparsity sweep: the error at each budget, ranked by the posterior and by its rivals."""
 
 import copy
 import math
@@ -21,12 +21,14 @@ from bayesprune.evaluation.scoring import Score, score
 from bayesprune.evaluation.verification import density, masked_forward, score_forward
 from bayesprune.fitting.likelihoods import call, parted
 from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.network.state import PosteriorState
 from bayesprune.plots import sparsity_curve
 from bayesprune.pruning.masking import BudgetWarning, EmptyLayerWarning, Scope, check_keep, masks
 from bayesprune.pruning.saliency import Saliency, magnitude, random, snr
 from bayesprune.sparse import export, nbytes
 from bayesprune.sparse.surgery.masked import masked_copy
 from bayesprune.sparse.timing.interleaved import time_interleaved
+from bayesprune.tables import Table
 
 __all__ = ["Curve", "Point", "sweep"]
 
@@ -105,10 +107,17 @@ class Curve:
         frame = self.to_frame().replace({"corruption": {None: "clean"}})
         keys = [c for c in ("corruption", "severity", "saliency", "asked") if c in frame and frame[c].nunique() > 1]
         figures = ["kept", "bytes", "error", "rmse", "nll", "ece", "coverage", "worst_rise", "speedup"]
-        means = frame.groupby(keys, sort=False, dropna=False)[[c for c in figures if c in frame]].mean()
-        return means.to_string(float_format="{:.4g}".format)
+        means = frame.groupby(keys, sort=False, dropna=False)[[c for c in figures if c in frame]].mean().reset_index()
+        rows = [tuple(_shown(value) for value in row) for row in means.itertuples(index=False)]
+        return str(Table("Means over nets and seeds", frozenset(keys), tuple(means.columns), rows))
 
     __repr__ = __str__
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
 
 
 def sweep(
@@ -170,37 +179,46 @@ def sweep(
     with torch.random.fork_rng():
         example = _inputs(next(iter(batches), None))
         points: list[Point] = []
-        for (index, bnet), seed in product(enumerate(nets), seeds):
-            kept = {(UNPRUNED, 1.0): {name: p.entries() for name, p in bnet.posteriors.items()}}
-            for (name, saliency), k in product(zip(names, saliencies, strict=True), keep):
-                kept[name, k] = _pruned(bnet, saliency, k, scope, seed)
-            size = {of: _size(bnet, mask, example if latency else None) for of, mask in kept.items()}
-            for corrupt, severity in [(None, 0), *product(corruptions, severities)]:
-                shown = batches if corrupt is None else _spoilt(batches, corrupt, severity, seed)
-                spoilt: dict[str, Any] = {"corruption": corrupt.__name__ if corrupt else None, "severity": severity}
-                scores = {of: _score(bnet, mask, shown, draws, seed) for of, mask in kept.items()}
-                for of, found in scores.items():
-                    rise = _worst(scores[UNPRUNED, 1.0], found) if of[0] != UNPRUNED else {}
-                    points.append(Point(of[0], index, seed, of[1], score=found, **size[of], **rise, **spoilt))
+        for index, bnet in enumerate(nets):
+            state = bnet.state()
+            for seed in seeds:
+                kept = {(UNPRUNED, 1.0): {name: p.entries() for name, p in bnet.posteriors.items()}}
+                for (name, saliency), k in product(zip(names, saliencies, strict=True), keep):
+                    kept[name, k] = _pruned(bnet, state, saliency, k, scope, seed)
+                size = {of: _size(bnet, state.means, mask, example if latency else None) for of, mask in kept.items()}
+                for corrupt, severity in [(None, 0), *product(corruptions, severities)]:
+                    shown = batches if corrupt is None else _spoilt(batches, corrupt, severity, seed)
+                    spoilt: dict[str, Any] = {"corruption": corrupt.__name__ if corrupt else None, "severity": severity}
+                    scores = {of: _score(bnet, state.means, mask, shown, draws, seed) for of, mask in kept.items()}
+                    for of, found in scores.items():
+                        rise = _worst(scores[UNPRUNED, 1.0], found) if of[0] != UNPRUNED else {}
+                        points.append(Point(of[0], index, seed, of[1], score=found, **size[of], **rise, **spoilt))
     return Curve(tuple(points))
 
 
-def _pruned(bnet: BayesianNet, saliency: Saliency, keep: float, scope: Scope, seed: int) -> dict[str, Tensor]:
+def _pruned(
+    bnet: BayesianNet, state: PosteriorState, saliency: Saliency, keep: float, scope: Scope, seed: int
+) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         for category in (BudgetWarning, EmptyLayerWarning):  # how deep is too deep is what a sweep is to show
             warnings.simplefilter("ignore", category)
-        return masks(bnet, keep=keep, scope=scope, saliency=saliency)
+        return masks(bnet, keep=keep, scope=scope, saliency=saliency, state=state)
 
 
 def _score(
-    bnet: BayesianNet, kept: Mapping[str, Tensor], batches: Iterable[Any], draws: int | None, seed: int
+    bnet: BayesianNet,
+    means: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor],
+    batches: Iterable[Any],
+    draws: int | None,
+    seed: int,
 ) -> Score:
     if draws is not None:
         torch.manual_seed(seed)
         return score(bnet.observation, *draw_outputs(bnet, batches, draws, kept))
     with evaluating(bnet):
-        return score_forward(bnet, masked_forward(bnet, bnet.means(), kept), batches)
+        return score_forward(bnet, masked_forward(bnet, means, kept), batches)
 
 
 def _inputs(batch: Any) -> Any:
@@ -212,9 +230,10 @@ def _inputs(batch: Any) -> Any:
     return x
 
 
-def _size(bnet: BayesianNet, kept: Mapping[str, Tensor], example: Any | None) -> dict[str, Any]:
+def _size(
+    bnet: BayesianNet, means: Mapping[str, Tensor], kept: Mapping[str, Tensor], example: Any | None
+) -> dict[str, Any]:
     """How much is kept, and how fast it runs on an example."""
-    means = bnet.means()
     found: dict[str, Any] = {
         "kept": density(kept),
         "weights": sum(int(mask.sum()) for mask in kept.values()),

@@ -1,11 +1,6 @@
 """The report's tables, each once, for the terminal and for the page."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-
-from rich import box
-from rich.markup import escape
-from rich.table import Table as RichTable
 
 from bayesprune.evaluation.scoring import standard_error
 from bayesprune.evaluation.verification import ModelRow
@@ -14,42 +9,11 @@ from bayesprune.reporting.weights import WeightRow
 from bayesprune.reporting.wording import POINTS, chance, latency, threads, times
 from bayesprune.sparse import Plan
 from bayesprune.sparse.saving.byte_counts import ByteCount
+from bayesprune.tables import Table
 
-__all__ = ["Table", "classes_table", "costs_table", "models_table", "plan_table", "sizes_table", "weights_table"]
+__all__ = ["classes_table", "costs_table", "models_table", "plan_table", "sizes_table", "weights_table"]
 
 _MOST_CLASSES = 20
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under headings.
-
-    Args:
-        title: what the table is about.
-        words: the headings of columns of words.
-        headings: all headings, in order; the columns that are not words are numbers.
-        rows: a text for each heading.
-        note: how the numbers came about.
-    """
-
-    title: str
-    words: frozenset[str]
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-
-    def rich(self) -> RichTable:
-        """For a terminal; where it is narrow, words are folded and numbers are not."""
-        title = f"{self.title}: {self.note}" if self.note else self.title
-        table = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for heading in self.headings:
-            if heading in self.words:
-                table.add_column(heading, overflow="fold", min_width=len(heading))
-            else:
-                table.add_column(heading, justify="right", no_wrap=True)
-        for row in self.rows:
-            table.add_row(*map(escape, row))
-        return table
 
 
 def weights_table(weights: Iterable[WeightRow]) -> Table:

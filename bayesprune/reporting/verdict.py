@@ -1,4 +1,4 @@
-"""The verdict: what packing the pruned posterior mean gains over the dense net, what it costs, and whom."""
+"""The verdict: what packing the pruned posterior mean gains over the dense net, and what it costs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bayesprune.evaluation.classification import wilson_interval
 from bayesprune.evaluation.scoring import Losses
-from bayesprune.evaluation.verification import DENSE, PRUNED, ModelRow, Verification
+from bayesprune.evaluation.verification import ModelRow, Role, Verification
 from bayesprune.reporting.intervals import LEVEL, Change, mcnemar, paired_errors, paired_means
 
 __all__ = ["ClassChange", "Verdict", "class_changes", "class_names", "judge"]
@@ -101,22 +101,22 @@ class Verdict:
 
 def judge(net: nn.Module, found: Verification, classes: Sequence[ClassChange]) -> Verdict:
     """The verdict on what was measured of the dense ``net`` and its rivals; ``classes`` of :func:`class_changes`."""
-    before, after = found.losses[DENSE], found.losses[PRUNED]
+    before, after = found.losses_of(Role.DENSE), found.losses_of(Role.PRUNED)
     coverage = None
-    if before.inside is not None and (inside := found.losses[found.predictive].inside) is not None:
+    if before.inside is not None and (inside := found.losses_of(Role.PREDICTIVE).inside) is not None:
         coverage = paired_means(before.inside.double().mean(-1), inside.double().mean(-1))
     change = _change(before, after)
     return Verdict(
-        dense=found[DENSE],
-        packed=found[PRUNED],
+        dense=found[Role.DENSE],
+        packed=found[Role.PRUNED],
         dtype=" and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in net.parameters()})),
         error=change if after.wrong is not None else None,
         rmse=change if after.wrong is None else None,
         nll=paired_means(before.nll, after.nll),
         coverage=coverage,
         worst=classes[0] if classes else None,
-        rivals={name: _change(found.losses[name], after) for name in found.rivals},
-        rival_kept={name: found[name].kept for name in found.rivals},
+        rivals={rival.name: _change(found.losses[rival.name], after) for rival in found.rivals},
+        rival_kept={rival.name: rival.kept for rival in found.rivals},
     )
 
 
@@ -126,9 +126,9 @@ def class_names(found: Verification, names: Sequence[str] | None) -> tuple[str, 
     Raises:
         ValueError: another number of names than of classes.
     """
-    if found.losses[DENSE].wrong is None:
+    if found.losses_of(Role.DENSE).wrong is None:
         return ()
-    n = found.outputs[DENSE].shape[-1]
+    n = found.outputs[Role.DENSE].shape[-1]
     if names is not None and len(names) != n:
         raise ValueError(f"classes must name the net's {n} classes, got {len(names)} names")
     return tuple(str(k) for k in range(n)) if names is None else tuple(names)
@@ -136,7 +136,7 @@ def class_names(found: Verification, names: Sequence[str] | None) -> tuple[str, 
 
 def class_changes(found: Verification, names: Sequence[str]) -> tuple[ClassChange, ...]:
     """What pruning did to each class that has examples, the largest rise first; none for real targets."""
-    before, after = found.losses[DENSE].wrong, found.losses[PRUNED].wrong
+    before, after = found.losses_of(Role.DENSE).wrong, found.losses_of(Role.PRUNED).wrong
     if before is None or after is None:
         return ()
     y = found.targets.flatten()

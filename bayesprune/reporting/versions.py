@@ -1,4 +1,4 @@
-"""What a result depends on beside the code that made it."""
+"""Versions of libraries, and the hardware, that a result depends on."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version

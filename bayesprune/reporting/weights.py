@@ -1,4 +1,4 @@
-"""Weight by weight: what was fitted, what stays, how it runs."""
+"""Per-weight rows of the report: method, pattern, kept fraction, format and speed."""
 
 import math
 from collections.abc import Mapping
@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.network.state import PosteriorState
 from bayesprune.pruning.bit_widths import bit_widths
 from bayesprune.sparse import Choice, Plan
 
-__all__ = ["WeightRow", "weight_rows"]
+__all__ = ["WeightRow", "median_snr", "weight_rows"]
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,17 @@ class WeightRow:
         return {**vars(self), "shape": list(self.shape), "snr": snr, "choice": self.choice.to_dict()}
 
 
-def weight_rows(bnet: BayesianNet, masks: Mapping[str, Tensor], plan: Plan) -> tuple[WeightRow, ...]:
-    """A row for each mask."""
-    snr, bits = bnet.snr(), bit_widths(bnet, masks)
+def weight_rows(
+    bnet: BayesianNet, masks: Mapping[str, Tensor], plan: Plan, state: PosteriorState
+) -> tuple[WeightRow, ...]:
+    """A row for each mask, of a net whose state is ``state``."""
+    bits = bit_widths(bnet, masks, state=state)
     return tuple(
         WeightRow(
             name=name,
             shape=tuple(mask.shape),
             kept=int(mask.sum()) / max(mask.numel(), 1),
-            snr=_median(bnet, name, snr[name], mask),
+            snr=median_snr(state, name, mask),
             bits=bits[name],
             method=type(bnet.methods[name]).__name__,
             pattern=str(bnet.methods[name].pattern),
@@ -63,7 +66,7 @@ def weight_rows(bnet: BayesianNet, masks: Mapping[str, Tensor], plan: Plan) -> t
     )
 
 
-def _median(bnet: BayesianNet, name: str, snr: Tensor, mask: Tensor) -> float:
-    p = bnet.posteriors[name]
-    staying = snr[p.pattern.pool(mask.int(), p.layout) > 0]
+def median_snr(state: PosteriorState, name: str, mask: Tensor) -> float:
+    """The median signal-to-noise ratio of the groups of one weight of which the mask keeps something; NaN if none."""
+    staying = state.snr[name][state.grids[name].pool(mask.int()) > 0]
     return float(staying.median()) if staying.numel() else math.nan

@@ -1,4 +1,4 @@
-"""The verdict in words: one line for each figure, with its unit and how sure it is."""
+"""The verdict in words: one line per figure, with its unit and interval."""
 
 import math
 from dataclasses import dataclass

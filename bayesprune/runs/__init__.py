@@ -1,4 +1,4 @@
-"""What the command line stands on: recipes, run folders, and what carries them out."""
+"""Runs: recipes, run folders, and what carries them out for the command line."""
 
 from bayesprune.runs.folder import RunFolder
 from bayesprune.runs.recipe import Recipe

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 
 from bayesprune import data, nets
 from bayesprune._files import replace
+from bayesprune.fitting.door import fit
 from bayesprune.fitting.history import History
 from bayesprune.fitting.likelihoods import classify
-from bayesprune.fitting.loop import fit
 from bayesprune.methods import Deterministic, SparseVD
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.plots import snr_histograms

@@ -1,4 +1,4 @@
-"""Methods, schedules and formats written as text, such as ``SparseVD(Block(16, 16))``: read, never evaluated."""
+"""A safe parser for methods, schedules and formats written as text, such as ``SparseVD(Block(16, 16))``."""
 
 import ast
 import inspect

@@ -1,4 +1,4 @@
-"""A run folder: the recipe of a fit, its checkpoints, the posterior, masks, the model and what was measured."""
+"""Run folders: recipe, checkpoints, posterior, masks, exported model and measurements on disk."""
 
 import json
 import math

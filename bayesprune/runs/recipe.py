@@ -1,4 +1,4 @@
-"""A recipe: all that a run depends on, in a TOML file that repeats it."""
+"""Recipes: TOML files that hold all that a run depends on and repeat it."""
 
 import json
 import tomllib

@@ -1,4 +1,4 @@
-"""Carry out a recipe in a run folder, and open what came of it."""
+"""Carry out a recipe in a run folder, and open its results."""
 
 import hashlib
 import random
@@ -14,11 +14,12 @@ from accelerate.utils import send_to_device
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bayesprune.fitting.checkpoints import Loose
+from bayesprune.fitting.devices import check_device
+from bayesprune.fitting.door import fit
 from bayesprune.fitting.history import History
 from bayesprune.fitting.likelihoods import call, classify, parted, regress
-from bayesprune.fitting.loop import check_device, fit
 from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.network.extra import packed, unpacked
 from bayesprune.pruning import Callback, Run
 from bayesprune.runs.folder import RunFolder
 from bayesprune.runs.recipe import Recipe
@@ -91,9 +92,8 @@ def train(prepared: Prepared, folder: RunFolder, say: Say) -> History:
             "prune": recipe.schedule(),
         }
         history = _fit(bnet, prepared, folder, "fitting the posterior", say, **settings)
-    loose = Loose(bnet, ()).state_dict()
     about: dict[str, Any] = {"classifies": prepared.data.classifies, "size": prepared.data.size}
-    about |= {"uses": loose["uses"], "sampled": loose["sampled"], "history": history.to_dict()}
+    about |= {**unpacked(bnet.get_extra_state()), "history": history.to_dict()}
     folder.write_json(folder.fit_file, about)
     folder.write_tensors(folder.posterior_file, _tensors(bnet))
     folder.finish()
@@ -135,7 +135,7 @@ def open_run(folder: RunFolder, device: str | None = None) -> tuple[Recipe, Baye
     about = folder.read_json(folder.fit_file)
     _model(bnet, about["classifies"], about["size"])
     _fill(bnet, folder.read_tensors(folder.posterior_file)[0], folder.posterior_file)
-    Loose(bnet, ()).load_state_dict({"uses": about["uses"], "sampled": about["sampled"], "generators": []})
+    bnet.set_extra_state(packed({"uses": about["uses"], "sampled": about["sampled"]}))
     return recipe, bnet
 
 

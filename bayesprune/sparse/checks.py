@@ -1,4 +1,4 @@
-"""What comes in is checked here, once, so that what follows can trust it."""
+"""Validation of user input (nets, masks, variances, examples) at the door of the sparse half."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

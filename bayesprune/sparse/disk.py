@@ -1,4 +1,4 @@
-"""What is kept on the user's disk from one process to the next: compiled kernels and measured times."""
+"""The on-disk cache of compiled kernels and measured times."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Apply a plan: the net with its weights packed, its activations fused."""
+"""``export``: a net with its weights packed by a plan and what follows them fused."""
 
 from collections.abc import Mapping
 

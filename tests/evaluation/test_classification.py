@@ -7,11 +7,10 @@ import pytest
 import torch
 from scipy import stats
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, recall_score, roc_auc_score
+from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, recall_score
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from bayesprune.evaluation.classification import (
-    auroc,
     brier_score,
     class_errors,
     entropy,
@@ -96,23 +95,6 @@ def test_brier_score_is_scikit_learns(classes):
     probs, y = predictions(classes=classes)
     expected = brier_score_loss(y.numpy(), probs.numpy(), labels=np.arange(classes), scale_by_half=False)
     assert brier_score(probs, y) == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("decimals", [1, 6])
-def test_auroc_is_scikit_learns_ties_and_all(decimals):
-    negative, positive = torch.randn(300).double().round(decimals=decimals), (torch.randn(170).double() + 0.7)
-    positive = positive.round(decimals=decimals)
-    labels = np.repeat([0, 1], [300, 170])
-    expected = roc_auc_score(labels, torch.cat([negative, positive]).numpy())
-    assert auroc(negative, positive) == pytest.approx(expected, abs=1e-12)
-    assert auroc(positive, negative) == pytest.approx(1 - expected, abs=1e-12)
-
-
-def test_auroc_refuses_what_has_no_ranking():
-    with pytest.raises(ValueError, match="0 positive"):
-        auroc(torch.ones(3), torch.ones(0))
-    with pytest.raises(ValueError, match="NaN"):
-        auroc(torch.ones(3), torch.tensor([math.nan]))
 
 
 @pytest.mark.parametrize("bins", [5, 10])

@@ -1,7 +1,6 @@
 """The ELBO loop: scaling, history, warm-up, seeds, loaders, optimisers, Ctrl-C, checkpoints."""
 
 import math
-import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from support.paths import ROOT
+from support.elsewhere import environment
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -244,14 +243,9 @@ def test_the_seed_fixes_the_fit_bit_by_bit(net: str, estimator: str) -> None:
 
 def in_a_process(body: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """Run ``body`` in a fresh interpreter, where ``t`` is this file and ``folder`` a path; no type checks there."""
-    here = Path(__file__).resolve().parent
-    path = f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]"
-    head = f"{path}\nfrom pathlib import Path\nimport test_fitting as t\n"
-    code = f"{head}t.torch.set_num_threads(1)\nfolder = Path({str(folder)!r})\n{body}"
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120, check=False
-    )
+    head = "from pathlib import Path\nfrom fitting import test_fitting as t\nt.torch.set_num_threads(1)\n"
+    command = [sys.executable, "-c", f"{head}folder = Path({str(folder)!r})\n{body}"]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False)
 
 
 GENERATORS = """

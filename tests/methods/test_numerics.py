@@ -4,23 +4,18 @@ Long fits run in a process of their own that checks no types, all methods at onc
 """
 
 import copy
-import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pyro import poutine
+from support.elsewhere import Elsewhere
 from support.methods import CASES, draw_of, kl_of
 from support.modules import MODULES, weights_of
 from support.passes import draw_and_run
-from support.paths import ROOT
 from torch import Tensor, nn
 
 import bayesprune as bp
@@ -42,50 +37,11 @@ every_random = pytest.mark.parametrize("case", RANDOM)
 slow = pytest.mark.slow
 
 Batches = list[tuple[Tensor, Tensor]]
-ELSEWHERE = """
-import json, sys, traceback
-sys.path[:0] = sys.argv[1:3]
-import torch
-torch.set_num_threads(1)
-import test_numerics
-for line in sys.stdin:
-    function, args = json.loads(line)
-    try:
-        answer = getattr(test_numerics, function)(*args), None
-    except Exception:
-        answer = None, traceback.format_exc()
-    print(json.dumps(answer), flush=True)
-"""
-
-
-class Elsewhere:
-    """Calls functions of this file in another process; ``environment`` is Accelerate's precision there."""
-
-    def __init__(self, environment: str) -> None:
-        here = Path(__file__).resolve().parent
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_MIXED_PRECISION": environment}
-        command = [sys.executable, "-c", ELSEWHERE, str(here), str(here.parent)]
-        self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.known: dict[str, Any] = {}
-
-    def __call__(self, function: str, *args: Any) -> Any:
-        request = json.dumps([function, args])
-        if request not in self.known:
-            assert self.process.stdin is not None
-            assert self.process.stdout is not None
-            print(request, file=self.process.stdin, flush=True)
-            answer = self.process.stdout.readline()
-            assert answer, "the other process died; what it said last is in the captured stderr"
-            self.known[request] = json.loads(answer)
-        found, wrong = self.known[request]
-        assert wrong is None, wrong
-        return found
 
 
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[Elsewhere]:
-    other = Elsewhere("no")
-    with other.process:
+    with Elsewhere("methods.test_numerics", ACCELERATE_MIXED_PRECISION="no") as other:
         yield other
 
 
@@ -227,7 +183,7 @@ def corners(leaf: str) -> Tensor:
 def test_kl_draws_moments_and_gradients_are_finite_in_every_corner_of_the_clips(case: str) -> None:
     for seed in range(8):
         torch.manual_seed(seed)
-        posterior = OWN[case](PATTERN).over(Weight("w", torch.randn(8, 12), PATTERN))
+        posterior = OWN[case](PATTERN).posterior(Weight("w", torch.randn(8, 12), PATTERN))
         for leaf, parameter in posterior.named_parameters():
             values = corners(leaf)
             parameter.data.copy_(values[torch.randint(len(values), parameter.shape)])
@@ -262,7 +218,7 @@ def test_what_a_guide_holds_its_methods_docstring_tells(case: str) -> None:
     method = OWN[case](PATTERN)
     words = (type(method).__doc__ or "").replace("−", "-")
     arguments = {value: name for name, value in vars(method).items() if name.startswith("clip")}
-    for leaf, (low, high) in held(method.over(Weight("w", torch.ones(8, 12), PATTERN))).items():
+    for leaf, (low, high) in held(method.posterior(Weight("w", torch.ones(8, 12), PATTERN))).items():
         name = arguments.get((low, high))
         assert f"{name}:" in words or f"{name}, " in words if name else f"({low:g}, {high:g})" in words, leaf
 
@@ -329,8 +285,8 @@ def ways(*names: str) -> list[list[float]]:
 def test_bfloat16_is_the_same_whoever_asks_for_it_and_an_argument_wins(elsewhere: Elsewhere) -> None:
     """By argument, by an autocast around the whole fit (whose cache of casts must not go stale), by Accelerate."""
     plain, declined, argument, around = elsewhere("ways", "plain", "around, declined", "argument", "around")
-    accelerates = Elsewhere("bf16")  # which reads its environment once in a process
-    with accelerates.process:
+    # Accelerate reads its environment once in a process
+    with Elsewhere("methods.test_numerics", ACCELERATE_MIXED_PRECISION="bf16") as accelerates:
         environment, declined_there = accelerates("ways", "environment", "environment, declined")
     assert argument == around == environment
     assert plain == declined == declined_there

@@ -5,12 +5,14 @@ import math
 import pickle
 import statistics
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
 from pyro import poutine
 from support.layers import LAYERS, backward, labels, prune_some, seed, some, untouched
-from support.methods import CASES, COSTS, KL_SLACK, all_or_some, kl_mean, kl_of, samples, traced
+from support.methods import CASES, COSTS, DIVERGENCES, KL_SLACK, all_or_some, family, kl_mean, kl_of, samples, traced
+from support.pairs import cover
 from support.passes import CERTAIN, draw_and_run
 from torch import Tensor, nn
 
@@ -31,11 +33,27 @@ every_layer = pytest.mark.parametrize("layer", LAYERS)
 every_method = pytest.mark.parametrize("case", CASES)
 every_own_layout = pytest.mark.parametrize("layer", OWN_LAYOUTS)
 
+# Each law meets every layer with every one of its patterns and with a method of every family, and every method with
+# every kind of pattern; each layer meets each method under some law.
+Row = tuple[str, str, Pattern, str]
+CROSS: list[Row] = [
+    (law, layer, pattern, case)
+    for law in ("sites", "groups", "starts", "pruned", "copies")
+    for layer in LAYERS
+    for pattern in LAYERS[layer].patterns
+    for case in CASES
+]
+ROWS = cover(
+    CROSS,
+    lambda row: row[:3],
+    lambda row: (row[0], row[1], family(row[3])),
+    lambda row: (row[0], type(row[2]), row[3]),
+    lambda row: (row[1], row[3]),
+)
 
-def turn(case: str, layer: str) -> Pattern:
-    """One pattern of the layer's for each method, in turn, so that each meets some."""
-    patterns = LAYERS[layer].patterns
-    return patterns[(list(CASES).index(case) + list(LAYERS).index(layer)) % len(patterns)]
+
+def every_method_and_layer(law: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("layer", "pattern", "case"), [row[1:] for row in ROWS if row[0] == law], ids=str)
 
 
 def spread(bnet: BayesianNet) -> None:
@@ -49,11 +67,12 @@ def spread(bnet: BayesianNet) -> None:
 # --- sites and the prior ----------------------------------------------------------------------------------------------
 
 
-@every_layer
-@every_method
-def test_the_prior_draws_outputs_from_the_guides_sites_in_the_same_order(case: str, layer: str) -> None:
+@every_method_and_layer("sites")
+def test_the_prior_draws_outputs_from_the_guides_sites_in_the_same_order(
+    layer: str, pattern: Pattern, case: str
+) -> None:
     at = LAYERS[layer]
-    net, bnet = at.over(CASES[case](turn(case, layer)))
+    net, bnet = at.over(CASES[case](pattern))
     output = bnet(*at.inputs)
     assert output.shape == net(*at.inputs).shape
     assert bool(torch.isfinite(output).all())
@@ -98,11 +117,10 @@ def as_a_vector(net: nn.Module, name: str, posterior: Posterior, method: Callabl
     return twin
 
 
-@every_layer
-@every_method
-def test_a_method_sees_groups_and_nothing_else_of_a_layer(case: str, layer: str) -> None:
+@every_method_and_layer("groups")
+def test_a_method_sees_groups_and_nothing_else_of_a_layer(layer: str, pattern: Pattern, case: str) -> None:
     """KL and moments are those of the flattened weight whose groups are listed one by one."""
-    net, bnet = LAYERS[layer].over(CASES[case](turn(case, layer)))
+    net, bnet = LAYERS[layer].over(CASES[case](pattern))
     spread(bnet)
     prune_some(bnet)
     for name, posterior in bnet.posteriors.items():
@@ -116,11 +134,14 @@ def test_a_method_sees_groups_and_nothing_else_of_a_layer(case: str, layer: str)
             torch.testing.assert_close(mine.flatten(), theirs)
 
 
-@pytest.mark.parametrize("layer", SEVERAL)
-@every_method
-def test_the_nets_kl_is_the_sum_over_its_weights(case: str, layer: str) -> None:
+@pytest.mark.parametrize(
+    ("layer", "pattern", "case"),
+    cover([row[1:] for row in CROSS if row[1] in SEVERAL], lambda row: row[:2], lambda row: row[2]),
+    ids=str,
+)
+def test_the_nets_kl_is_the_sum_over_its_weights(layer: str, pattern: Pattern, case: str) -> None:
     at = LAYERS[layer]
-    _, bnet = at.over(CASES[case](turn(case, layer)))
+    _, bnet = at.over(CASES[case](pattern))
     bnet.eval()
     spread(bnet)
     elbo = MeanFieldELBO()
@@ -131,11 +152,11 @@ def test_the_nets_kl_is_the_sum_over_its_weights(case: str, layer: str) -> None:
 
 
 @every_own_layout
-@every_method
+@pytest.mark.parametrize("case", DIVERGENCES)
 def test_kl_is_monte_carlo_up_to_the_declared_offset(case: str, layer: str) -> None:
     _, bnet = LAYERS[layer].over(CASES[case](LAYERS[layer].patterns[3]))
     spread(bnet)
-    for posterior in bnet.posteriors.values() if case not in COSTS else ():
+    for posterior in bnet.posteriors.values():
         n, ratios = 16, []
         with torch.no_grad():
             for _ in range(n):
@@ -169,11 +190,10 @@ def test_moments_are_those_of_the_nets_draws(case: str, layer: str) -> None:
 # --- starts -----------------------------------------------------------------------------------------------------------
 
 
-@every_layer
-@every_method
-def test_the_means_give_the_nets_own_outputs_at_the_start(case: str, layer: str) -> None:
+@every_method_and_layer("starts")
+def test_the_means_give_the_nets_own_outputs_at_the_start(layer: str, pattern: Pattern, case: str) -> None:
     at = LAYERS[layer]
-    net, bnet = at.over(CASES[case](turn(case, layer)))
+    net, bnet = at.over(CASES[case](pattern))
     net.eval(), bnet.eval()
     torch.testing.assert_close(bnet.run(bnet.means(), *at.inputs), net(*at.inputs), rtol=1e-3, atol=1e-3)
 
@@ -194,6 +214,7 @@ def test_without_variance_a_layer_gives_its_own_outputs(layer: str, training: bo
 GATED = [case for case in CASES if case in COSTS or "spike" in case]  # in one draw a gate may be shut, or as good as
 
 
+@cache
 def draws_lazily(case: str) -> bool:
     posterior = CASES[case](Unstructured()).over(Weight("w", torch.ones(2, 2), Unstructured()))
     return any(isinstance(site.get("value"), GaussianDraw) for site in traced(posterior)[0].nodes.values())
@@ -204,13 +225,29 @@ ESTIMATORS: list[tuple[str, Estimator]] = [  # for other draws there is one way 
     *((case, "weight") for case in CASES if draws_lazily(case)),
     *((case, "flipout") for case in ("sparse_vd", "normal_jeffreys", "group_vd_tied")),
 ]
+WAYS = [
+    (layer, pattern, case, estimator)
+    for layer in LAYERS
+    for pattern in LAYERS[layer].patterns
+    for case, estimator in ESTIMATORS
+]
 
 
-@every_layer
-@pytest.mark.parametrize(("case", "estimator"), ESTIMATORS)
-def test_gradients_reach_every_entry_of_every_posterior(case: str, layer: str, estimator: Estimator) -> None:
+@pytest.mark.parametrize(
+    ("layer", "pattern", "case", "estimator"),
+    cover(
+        WAYS,
+        lambda row: row[:2],
+        lambda row: (row[0], row[3], draws_lazily(row[2])),
+        lambda row: (type(row[1]), *row[2:]),
+    ),
+    ids=str,
+)
+def test_gradients_reach_every_entry_of_every_posterior(
+    layer: str, pattern: Pattern, case: str, estimator: Estimator
+) -> None:
     at = LAYERS[layer]
-    net, bnet = at.over(CASES[case](turn(case, layer)), estimator)
+    net, bnet = at.over(CASES[case](pattern), estimator)
     partly = case in COSTS or layer == "attention's biases"  # a softmax does not see the keys' biases
     with untouched(net):
         for _ in range(20 if case in GATED else 1):
@@ -256,10 +293,10 @@ def test_every_pattern_groups_the_entries_that_play_its_roles(layer: str) -> Non
             assert torch.equal(counts.flatten(), found.flatten().bincount()), (name, pattern)
 
 
-@every_layer
-@every_method
-def test_pruned_groups_are_zero_in_the_tensors_own_layout_and_no_others(case: str, layer: str) -> None:
-    pattern = turn(case, layer)
+@every_method_and_layer("pruned")
+def test_pruned_groups_are_zero_in_the_tensors_own_layout_and_no_others(
+    layer: str, pattern: Pattern, case: str
+) -> None:
     net, bnet = LAYERS[layer].over(CASES[case](pattern))
     prune_some(bnet)
     draws, means = [bnet.draw() for _ in range(20 if case in COSTS else 1)], bnet.means()
@@ -287,10 +324,9 @@ def test_the_projections_of_an_attention_lose_the_same_heads(case: str, layer: s
 # --- copies -----------------------------------------------------------------------------------------------------------
 
 
-@every_layer
-@every_method
-def test_copies_of_the_net_draw_the_same(case: str, layer: str) -> None:
-    at, method = LAYERS[layer], CASES[case](turn(case, layer))
+@every_method_and_layer("copies")
+def test_copies_of_the_net_draw_the_same(layer: str, pattern: Pattern, case: str) -> None:
+    at, method = LAYERS[layer], CASES[case](pattern)
     _, bnet = at.over(method)
     spread(bnet)
     prune_some(bnet)

@@ -376,3 +376,21 @@ def test_a_net_under_a_plate_is_refused_with_the_way_out():
     bnet = BayesianNet(nn.Linear(5, 4), {"weight": SparseVD()})
     with pytest.raises(ValueError, match=r"'weight' has shape \(3, 4, 5\).*outside any pyro.plate"), pyro.plate("n", 3):
         bnet(torch.zeros(3, 5))
+
+
+def test_a_state_dict_holds_how_weights_were_used_and_one_without_it_still_loads() -> None:
+    def made() -> BayesianNet:
+        return BayesianNet(nn.Sequential(nn.Linear(3, 2)), {"0.weight": SparseVD()}).train()
+
+    bnet, other, old = made(), made(), made()
+    for _ in range(2):
+        poutine.replay(bnet, trace=poutine.trace(bnet.guide).get_trace())(torch.randn(4, 3))
+    assert bnet.sampled_locally == ("0.weight",)
+    state = bnet.state_dict()
+    assert all(isinstance(value, Tensor) for value in state.values())
+    other.load_state_dict(state)
+    assert other.sampled_locally == ("0.weight",)
+    del state["_extra_state"]
+    old.load_state_dict(state)
+    assert old.sampled_locally == ()
+    assert torch.equal(old.means()["0.weight"], bnet.means()["0.weight"])

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import bayesprune as bp
 from bayesprune.evaluation import classification as metrics
 from bayesprune.evaluation.prediction import Prediction
+from bayesprune.evaluation.ranking import auroc
 from bayesprune.sparse.planning.plan import Choice
 
 matplotlib.use("Agg")
@@ -107,6 +108,30 @@ def test_bars_stand_at_their_ratios() -> None:
     assert legend(ax) == ["not kept (2 under 0.001 not shown)", "kept", "threshold 0.5"]
     with pytest.raises(ValueError, match=r"'nope'.*weight"):
         bp.plots.snr_against_mean(bnet, bp.masks(bnet, snr=0.5), "nope")
+
+
+def test_a_histogram_of_heads_shows_the_nets_own_ratios() -> None:
+    """A head is one decision over two weights: both pictures show the ratio of both together."""
+    torch.manual_seed(0)
+    bnet = bp.BayesianNet(nn.MultiheadAttention(24, 8), {"*weight": bp.SparseVD(bp.Heads(8))})
+    for name, scale in (("in_proj_weight", 1.0), ("out_proj.weight", 30.0)):  # alone, each has ratios of its own
+        posterior = bnet.posteriors[name]
+        posterior.get_parameter("loc").data.normal_().mul_(scale * torch.rand(1, 24))
+        posterior.get_parameter("log_scale").data.normal_()
+    masks, ratios = bp.masks(bnet, keep=0.5), bnet.snr()
+    axes = bp.plots.snr_histograms(bnet, masks)
+    for ax, name in zip(axes, masks, strict=True):
+        patches = ax.patches[:40]
+        edges = [patch.get_x() for patch in patches] + [patches[-1].get_x() + patches[-1].get_width()]
+        drawn = np.add(heights(ax)[:40], heights(ax)[40:])
+        np.testing.assert_array_equal(drawn, np.histogram(ratios[name].double().log10().numpy(), edges)[0])
+        points = bp.plots.snr_against_mean(bnet, masks, name).collections
+        shown = np.concatenate([c.get_offsets().data[:, 1] for c in points])
+        np.testing.assert_allclose(np.sort(shown), np.sort(ratios[name].numpy()), rtol=1e-6)
+    alone = bnet.posteriors["in_proj_weight"].moments()
+    p = bnet.posteriors["in_proj_weight"]
+    signal, noise = (p.pattern.pool(x, p.layout) for x in (alone[0].square(), alone[1]))
+    assert not torch.allclose((signal / noise).sqrt(), ratios["in_proj_weight"], rtol=0.1)
 
 
 def test_few_points_are_drawn_of_many(fitted: Fitted) -> None:
@@ -275,7 +300,7 @@ def test_entropies_are_shares_and_their_auroc() -> None:
     edges = np.append([p.get_x() for p in ax.patches[:40]], ax.patches[39].get_x() + ax.patches[39].get_width())
     expected = 100 * np.histogram(outside.double().numpy(), edges)[0] / 120
     np.testing.assert_allclose(heights(ax)[40:], expected, atol=1)
-    assert ax.get_title() == f"AUROC {metrics.auroc(inside, outside):.3f}" and legend(ax) == ["a", "b"]
+    assert ax.get_title() == f"AUROC {auroc(inside, outside):.3f}" and legend(ax) == ["a", "b"]
 
 
 def test_uncertainty_parts_stack_the_means(fitted: Fitted) -> None:

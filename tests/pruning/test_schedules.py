@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import bayesprune as bp
+from bayesprune.methods.weight import Weight
 from bayesprune.pruning import Run
 from bayesprune.pruning.saliency import magnitude
 
@@ -291,3 +292,27 @@ def test_bad_schedules_are_errors(what: str) -> None:
     arguments, words = BAD[what]
     with pytest.raises(ValueError, match=words):
         bp.Cubic(**arguments)  # type: ignore[arg-type]
+
+
+def test_optimiser_memory_goes_by_the_parameters_name_not_by_its_shape() -> None:
+    """A free parameter whose shape is the mask's keeps its memory."""
+
+    class WithExtra(type(bp.SparseVD().posterior(Weight("w", torch.ones(3, 3), bp.Unstructured())))):  # type: ignore[misc]
+        def __init__(self, weight: Weight, method: bp.SparseVD) -> None:
+            super().__init__(weight, method)
+            self.rotation = torch.nn.Parameter(torch.eye(3))
+
+    class Method(bp.SparseVD):
+        def posterior(self, weight: Weight) -> bp.Posterior:
+            return WithExtra(weight, self)
+
+    bnet = bp.BayesianNet(torch.nn.Sequential(torch.nn.Linear(3, 3)), {"0.weight": Method()})
+    optimizer = torch.optim.Adam(bnet.parameters())
+    for parameter in bnet.parameters():
+        optimizer.state[parameter] = {"exp_avg": torch.ones_like(parameter)}
+    Run(bnet, optimizer, steps=1).prune({"0.weight": torch.eye(3, dtype=torch.bool)})
+    posterior = bnet.posteriors["0.weight"]
+    memory = {leaf: optimizer.state[p]["exp_avg"] for leaf, p in posterior.named_parameters()}
+    assert torch.equal(memory["loc"], torch.eye(3))
+    assert torch.equal(memory["log_scale"], torch.eye(3))
+    assert torch.equal(memory["rotation"], torch.ones(3, 3))

@@ -10,18 +10,20 @@ from torch import Tensor, nn
 
 import bayesprune as bp
 from bayesprune.evaluation.scoring import Losses, Score
-from bayesprune.evaluation.verification import DENSE, PRUNED, ModelRow, Verification
+from bayesprune.evaluation.verification import ModelRow, Role, Verification
 from bayesprune.reporting.cautions import Caution, cautions
 from bayesprune.reporting.verdict import class_changes
 from bayesprune.sparse import CSR, Choice, Dense, Plan
 
-DRAWN = "posterior predictive, 5 draws"
+DENSE, PRUNED, DRAWN = "the dense net", "the packed net", "the predictive of 5 draws"  # found by role, not by name
+ROLES = {DENSE: Role.DENSE, PRUNED: Role.PRUNED, DRAWN: Role.PREDICTIVE}
 
 
 def verification(losses: Mapping[str, Losses], y: Tensor, classes: int, speedup: float = 2.0) -> Verification:
     n = len(y)
-    rows = [ModelRow(name, Score(n, 0.1, None, 0.5, 0.01), 0.5, 100, 1e-3, speedup) for name in (DENSE, PRUNED, DRAWN)]
-    return Verification(tuple(rows), losses, {DENSE: torch.zeros(n, classes)}, y, DRAWN, (), ())
+    figures = (Score(n, 0.1, None, 0.5, 0.01), 0.5, 100, 1e-3, speedup)
+    rows = tuple(ModelRow(name, role, *figures) for name, role in ROLES.items())
+    return Verification(rows, losses, {Role.DENSE: torch.zeros(n, classes)}, y, ())
 
 
 def classified(confidence: float, right: int, n: int, *, lost: Mapping[int, int] | None = None) -> Verification:
@@ -56,7 +58,9 @@ def warned(found: Verification | None = None, **changes: Any) -> list[Caution]:
     bnet, masks, plan = net_of()
     parts = {"bnet": bnet, "kept": masks, "plan": plan, **changes}
     found = classified(0.9, 360, 400) if found is None else found
-    classes = class_changes(found, ("ant", "bee", "cat", "dog")) if found.losses[DENSE].wrong is not None else ()
+    classes = (
+        class_changes(found, ("ant", "bee", "cat", "dog")) if found.losses_of(Role.DENSE).wrong is not None else ()
+    )
     return list(cautions(**parts, found=found, classes=classes))
 
 

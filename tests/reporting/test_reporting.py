@@ -21,8 +21,9 @@ from bayesprune.evaluation.classification import (
     negative_log_likelihood,
     wilson_interval,
 )
+from bayesprune.evaluation.verification import Role
 from bayesprune.reporting.intervals import mcnemar, paired_errors, paired_means
-from bayesprune.reporting.tables import Table
+from bayesprune.tables import Table
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,42 @@ def test_it_prints_and_serialises(found: bp.Report) -> None:
     assert again["seed"] == 3 and again["draws"] == 5
 
 
+def test_moments_are_computed_once(
+    fitted: tuple[bp.BayesianNet, DataLoader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a report with all its rows, by its page, and by a sweep of two seeds, two budgets and three rankings."""
+    bnet, loader = fitted
+    masks, calls = bp.masks(bnet, keep=0.4), dict.fromkeys(bnet.posteriors, 0)
+    rival = bnet.means(), masks
+    for name, posterior in bnet.posteriors.items():
+
+        def moments(name: str = name, own: Callable[[], object] = posterior.moments) -> object:
+            calls[name] += 1
+            return own()
+
+        monkeypatch.setattr(posterior, "moments", moments)
+    made = bp.report(bnet, masks, loader, draws=2, baseline=rival)
+    assert set(calls.values()) == {1}
+    made.to_html(tmp_path / "report.html")
+    assert set(calls.values()) == {2}
+    bp.sweep(bnet, loader, keep=[0.5, 0.3], seeds=[0, 1])
+    assert set(calls.values()) == {3}
+
+
+def test_rows_say_what_they_are(found: bp.Report) -> None:
+    roles = [(m.role, m.role.rival) for m in found.models]
+    assert roles == [
+        (Role.DENSE, False),
+        (Role.PRUNED, False),
+        (Role.PREDICTIVE, False),
+        (Role.ONE_SHOT, True),
+        (Role.BY_MEAN, True),
+        (Role.TRAINED, True),
+    ]
+    assert [m["role"] for m in found.to_dict()["models"]] == [role.name.lower() for role, _ in roles]
+    assert set(found.verdict.rivals) == {m.name for m in found.models if m.role.rival}
+
+
 def test_bytes_are_given_dense_packed_and_compressed(found: bp.Report) -> None:
     *parts, whole = found.sizes
     assert [s.name for s in parts[:-1]] == [w.name for w in found.weights]
@@ -132,7 +169,7 @@ def test_a_terminal_cuts_no_number_and_no_name(found: bp.Report, width: int) -> 
 
 def test_names_with_brackets_are_printed_as_they_are() -> None:
     console = Console(file=StringIO(), width=60)
-    console.print(Table("T", frozenset(("name",)), ("name",), (("blocks[red].weight",),)).rich())
+    console.print(Table("T", frozenset(("name",)), ("name",), (("blocks[red].weight",),)))
     assert "blocks[red].weight" in console.file.getvalue()
 
 
@@ -258,7 +295,7 @@ def test_regression_reports_rmse_and_likelihood() -> None:
     assert verdict.coverage.after == pytest.approx(row(found, "posterior predictive").score.coverage)
     losses = found.subject.found.losses
     paired = paired_means(losses["dense"].squared, losses["posterior mean, pruned"].squared, root=True)
-    assert verdict.rmse == paired and set(verdict.rivals) == set(found.subject.found.rivals)
+    assert verdict.rmse == paired and set(verdict.rivals) == {rival.name for rival in found.subject.found.rivals}
     text = str(found)
     assert all(word in text for word in ("RMSE", "Coverage", "NLL")) and "Worst class" not in text
     assert "ece" not in json.loads(json.dumps(found.to_dict(), allow_nan=False))["verdict"]

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pyro.distributions as dist
@@ -39,11 +40,14 @@ class GroupScale(Method):
 
     pattern: Pattern = Unstructured()  # noqa: RUF009
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return GroupScalePosterior(weight)
 
 
 class GroupScalePosterior(Posterior):
+    per_entry = frozenset({"loc", "log_scale"})
+    per_group = frozenset({"z_loc", "z_log_scale"})
+
     def __init__(self, weight: Weight) -> None:
         super().__init__(weight)
         self.loc = nn.Parameter(weight.tensor.clone())
@@ -93,6 +97,7 @@ KL_SLACK = {"sparse_vd": 0.0094, "group_vd": 0.0094, "group_vd_tied": 0.0094, "n
 
 # An expected cost in the place of a KL (Louizos et al. 2018, eq. 9): tested as that.
 COSTS = {"hard_concrete", "hard_concrete_gaussian"}
+DIVERGENCES = [case for case in CASES if case not in COSTS]
 
 
 def all_or_some(case: str, nonzero: Tensor) -> bool:
@@ -127,3 +132,11 @@ def kl_mean(posterior: Posterior, n: int = 100) -> tuple[float, float]:
 
 def samples(trace: Any) -> list[str]:
     return [name for name, site in trace.nodes.items() if site["type"] == "sample"]
+
+
+@cache
+def family(case: str) -> tuple[bool, bool]:
+    """Whether the method has a site of the weight's own, entry by entry, and whether it has others beside it."""
+    posterior = CASES[case](Unstructured()).over(Weight("w", torch.ones(2, 2), Unstructured()))
+    sites = samples(traced(posterior)[0])
+    return "w" in sites, any(site != "w" for site in sites)

@@ -1,4 +1,4 @@
-"""When to prune: callbacks of :func:`bayesprune.fit`, a file each."""
+"""Pruning schedules: callbacks of :func:`bayesprune.fit`, one file each."""
 
 from bayesprune.pruning.schedules.cubic import Cubic
 

@@ -1,4 +1,8 @@
-"""Gradual pruning along a cubic (Zhu & Gupta 2017), by the posterior's signal-to-noise ratio."""
+"""Gradual pruning along a cubic schedule, ranked by a saliency.
+
+Zhu & Gupta 2017, *To Prune, or Not to Prune: Exploring the Efficacy of Pruning for Model Compression*,
+arXiv:1710.01878.
+"""
 
 from dataclasses import dataclass
 
@@ -11,7 +15,7 @@ __all__ = ["Cubic"]
 
 @dataclass(frozen=True)
 class Cubic(Callback):
-    """Prune while fitting: the kept fraction falls from 1 to ``keep`` along a cubic (Zhu & Gupta 2017, eq. 1).
+    """Prune while fitting: the kept fraction falls from 1 to ``keep`` along a cubic (Zhu & Gupta 2017).
 
     Args:
         keep: the fraction of the matched weights' entries kept at the end, in (0, 1].

@@ -1,1 +1,1 @@
-"""Sparse beside dense, measured: products on any shapes, and whole nets."""
+"""Benchmarks of sparse against dense: single products and whole nets."""

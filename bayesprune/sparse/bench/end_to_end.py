@@ -1,4 +1,4 @@
-"""A whole net against its dense self: end to end, layer by layer, what Amdahl's law allows, and where the time goes."""
+"""End-to-end benchmark of a net against its dense self: total, per layer, Amdahl's bound, and a profile."""
 
 import copy
 import logging

@@ -1,4 +1,4 @@
-"""What one call of a net costs in arithmetic."""
+"""FLOPs of one call of a net."""
 
 import torch
 from torch import nn

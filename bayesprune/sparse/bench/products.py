@@ -1,4 +1,4 @@
-"""Sparse and dense products side by side, on the user's shapes and processor."""
+"""Benchmark of sparse and dense products on the user's shapes and processor."""
 
 import copy
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Many timings as one table, or as JSON: what ``bayesprune bench`` prints."""
+"""Benchmark results as one table, or as JSON: what ``bayesprune bench`` prints."""
 
 import json
 import platform

@@ -1,4 +1,4 @@
-"""What lies below formats and kernels: plain buffers, and how a convolution walks over them."""
+"""Plain buffers of packed weights, and the geometry of convolutions; below formats and kernels."""
 
 from bayesprune.sparse.buffers.geometry import Geometry
 from bayesprune.sparse.buffers.operands import Operands

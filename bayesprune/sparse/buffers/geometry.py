@@ -1,4 +1,4 @@
-"""How a convolution walks over its input."""
+"""Convolution geometry: output sizes, padding, strides and groups."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""The operands of a product: the plain buffers of a packed weight, and what is done to the sums."""
+"""Operands of a sparse product: a packed weight's buffers and the epilogue (scale, bias, activation)."""
 
 from typing import NamedTuple
 

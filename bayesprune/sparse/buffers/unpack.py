@@ -1,4 +1,4 @@
-"""From the stored values to the dense weight and back: nothing but torch, any dtype, any device."""
+"""Scatter stored values into a dense weight and gather them back, in plain torch on any dtype and device."""
 
 import torch
 import torch.nn.functional as F

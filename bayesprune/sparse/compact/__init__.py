@@ -1,4 +1,4 @@
-"""Compact: the net itself made smaller, where masks empty whole channels, hidden units or heads.
+"""Compaction: a physically smaller net where masks empty whole channels, hidden units or heads.
 
 The net is followed on ``torch.export``'s graph of ATen operators (non-strict, in eval mode, ``nn.MultiheadAttention``
 opened into its layers). Each entry of each tensor on the way is labelled with an *atom*: the channel of the result that

@@ -1,4 +1,4 @@
-"""Atoms: what the analysis follows. One for each channel of each result, with its value where that is a constant."""
+"""Atoms: one label per channel of every intermediate result, with its value where that is constant."""
 
 from collections.abc import Iterable, Sequence
 

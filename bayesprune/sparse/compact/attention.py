@@ -1,4 +1,4 @@
-"""Products of two activations: attention, head by head."""
+"""Compaction rules for products of two activations: attention, head by head."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The smaller net against the masked one: the same results, or no result at all."""
+"""Check that the compacted net gives the masked net's results."""
 
 import copy
 from collections.abc import Mapping

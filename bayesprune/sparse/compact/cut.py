@@ -1,4 +1,4 @@
-"""The cut: slices of parameters and buffers go, and constants move into biases."""
+"""Apply a compaction: slice parameters and buffers, and fold constants into biases."""
 
 import copy
 from collections.abc import Mapping

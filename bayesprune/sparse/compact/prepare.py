@@ -1,4 +1,4 @@
-"""What is analysed: the net with its attention opened into layers, and what is left alone."""
+"""Preparation for compaction: attention opened into linear layers, and modules that stay untouched."""
 
 import copy
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Linear layers and convolutions: where channels are read and made."""
+"""Compaction rules for linear layers and convolutions, which read and make channels."""
 
 from collections.abc import Sequence
 from typing import Any

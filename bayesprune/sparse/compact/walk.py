@@ -1,4 +1,4 @@
-"""The walk along the graph: each operator's rule turns the labels of what it takes into those of what it gives."""
+"""Propagate channel labels along the graph: one rule per operator."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

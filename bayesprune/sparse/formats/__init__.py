@@ -1,4 +1,4 @@
-"""How a masked weight lies in memory: a file a format."""
+"""Storage formats of masked weights, one file each."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""What a format is: how a masked weight lies in plain buffers."""
+"""Base class of formats: how a masked weight is stored in plain buffers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Which block shapes a mask fills: what BSR can store with little padding."""
+"""Block shapes that a mask fills with little padding: candidates for BSR."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""BSR: each kept block of outputs × inputs with its block column, block row by block row."""
+"""BSR (block sparse row): kept blocks of outputs × inputs with their block columns, block row by block row."""
 
 from dataclasses import dataclass
 

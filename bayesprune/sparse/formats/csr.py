@@ -1,4 +1,4 @@
-"""CSR: each kept entry with its column, row by row."""
+"""CSR (compressed sparse row): kept entries with their columns, row by row."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Dense: the masked weight as it is, zeros stored. What every other format has to beat."""
+"""The dense format: the masked weight with its zeros stored, the baseline of every other format."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Values in 8 or 4 bits with a scale per output."""
+"""Quantised values: 8 or 4 bits with a scale per output."""
 
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias

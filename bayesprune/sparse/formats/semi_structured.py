@@ -1,4 +1,4 @@
-"""2:4: of four inputs in a row, two are kept, which the sparse tensor cores of a GPU multiply by."""
+"""2:4 semi-structured sparsity: two of four consecutive inputs kept, for the sparse tensor cores of a GPU."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Where the Triton kernels run, and in words why they do not elsewhere."""
+"""Devices that the Triton kernels support, and in words why others are refused."""
 
 import os
 from functools import cache

@@ -1,4 +1,4 @@
-"""What becomes of the sums of a product: scale, bias, activation, and where they are stored."""
+"""The epilogue of a Triton product: scale, bias, activation, and the store."""
 
 from typing import no_type_check
 

@@ -1,4 +1,4 @@
-"""The product of a few tokens, bound by the weight's memory: no tensor cores, which want 16 tokens at least."""
+"""The Triton product for few tokens (under 16): memory-bound, without tensor cores."""
 
 from typing import no_type_check
 

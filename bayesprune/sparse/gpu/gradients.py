@@ -1,4 +1,4 @@
-"""The backward pass of the product: kernels for the gradients of x and of the stored values."""
+"""The backward pass in Triton: kernels for the gradients of x and of the stored values."""
 
 from typing import NamedTuple, no_type_check
 

@@ -1,4 +1,4 @@
-"""From tensors to a running kernel: compiled once for what it meets, then called past Triton's own bookkeeping.
+"""Launch of Triton kernels: compiled once per specialisation, then called past Triton's own bookkeeping.
 
 Triton's ``kernel[grid](...)`` classifies each argument at each call to find the compiled kernel. Here the classes of
 all arguments are one tuple, looked up once, and the compiled kernel's launcher is called with addresses.

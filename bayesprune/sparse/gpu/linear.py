@@ -1,4 +1,4 @@
-"""The product of many tokens: a tile of tokens by a block row, a few entries of the row a step, on the tensor cores."""
+"""The Triton product for many tokens: tiles of tokens by block rows, on the tensor cores."""
 
 from typing import no_type_check
 

@@ -1,4 +1,4 @@
-"""Which tiles a product runs with: measured once for a device and a kind of product, and kept on disk like plans."""
+"""Autotuning of tile sizes: measured once for a device and a kind of product, and cached on disk."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""How the kernels walk over a block row: as a matrix ``(entries, h)``, an entry being one input of one stored block."""
+"""Indexing of a block row in Triton: a matrix ``(entries, h)``, an entry being one input of one stored block."""
 
 from typing import no_type_check
 

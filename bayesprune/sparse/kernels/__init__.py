@@ -1,4 +1,4 @@
-"""Ways to multiply by a packed weight. The table is all there is to know of: a new kernel is one file and one line."""
+"""Kernels that multiply by a packed weight: one file and one line of the table each."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

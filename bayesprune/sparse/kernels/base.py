@@ -1,4 +1,4 @@
-"""What a kernel is: one way to multiply by a packed weight."""
+"""Base class of kernels: one way to multiply by a packed weight."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping

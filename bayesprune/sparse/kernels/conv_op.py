@@ -1,4 +1,4 @@
-"""The custom op ``bayesprune::bsr_conv2d``: what autograd and the compiler see of a sparse convolution."""
+"""The custom op of a sparse convolution, ``bayesprune::bsr_conv2d``: what autograd and torch.compile see."""
 
 import torch
 from torch import Tensor

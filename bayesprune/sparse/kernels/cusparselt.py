@@ -1,4 +1,4 @@
-"""2:4 weights on a GPU's sparse tensor cores, through cuSPARSELt. Upstream calls ``torch._cslt_…`` a prototype."""
+"""2:4 products on a GPU's sparse tensor cores by cuSPARSELt, through torch's private ``torch._cslt_…``."""
 
 from functools import cache
 from weakref import WeakKeyDictionary

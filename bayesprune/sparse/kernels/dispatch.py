@@ -1,4 +1,4 @@
-"""Whether a call has to go through torch's dispatcher, or may take the short way to the kernel."""
+"""The fast path around torch's dispatcher, and when it may be taken."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""CSR as a bag of embeddings: each output is a weighted sum of rows of ``x.T``."""
+"""CSR products as ``embedding_bag``: each output is a weighted sum of rows of ``x.T``."""
 
 import torch
 import torch.nn.functional as F

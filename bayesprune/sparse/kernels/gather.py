@@ -1,4 +1,4 @@
-"""BSR by block rows: gather the inputs that a block row reads, then one dense product. Nothing but torch."""
+"""BSR products by gathering each block row's inputs, then one dense product; plain torch."""
 
 from itertools import pairwise
 

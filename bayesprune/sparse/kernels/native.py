@@ -1,4 +1,4 @@
-"""Our own kernel: machine code made for the block, the dtype and the processor, through LLVM."""
+"""The CPU kernel as a :class:`Kernel`: LLVM code made for the block, the dtype and the processor."""
 
 import math
 from functools import cache

@@ -1,4 +1,4 @@
-"""The reference: unpack, then the dense product. Any dtype, any device, never fast."""
+"""The reference kernel: unpack, then the dense product. Any dtype, any device, never fast."""
 
 import torch
 import torch.nn.functional as F

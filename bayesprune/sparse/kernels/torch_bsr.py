@@ -1,4 +1,4 @@
-"""torch's own product by a BSR weight on a GPU: what ``F.linear`` dispatches it to. Upstream calls it a prototype."""
+"""BSR products on a GPU through ``F.linear`` on torch's BSR tensors, a prototype upstream."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Our own kernels on a GPU, through Triton."""
+"""The GPU kernels as a :class:`Kernel`: our own, written in Triton."""
 
 from functools import cache
 from types import ModuleType

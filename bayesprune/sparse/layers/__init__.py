@@ -1,4 +1,4 @@
-"""Modules whose weights are packed."""
+"""Layers with packed weights: linear, convolution, attention, recurrent."""
 
 from bayesprune.sparse.layers.attention import SparseAttention
 from bayesprune.sparse.layers.conv import SparseConv2d

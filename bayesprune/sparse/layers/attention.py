@@ -1,4 +1,4 @@
-"""Attention whose projections are linear layers, so that they can run packed."""
+"""Multi-head attention with its projections as linear layers, so that they can run packed."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What becomes of a module that reads its own weights, so that each of them can run packed."""
+"""Composite modules (attention, RNNs) that bypass their children's forward and are replaced as a unit."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

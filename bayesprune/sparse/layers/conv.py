@@ -1,4 +1,4 @@
-"""A convolution whose weight is packed."""
+"""A 2d convolution with a packed weight."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""A linear layer whose weight is packed."""
+"""A linear layer with a packed weight."""
 
 import torch
 from torch import Tensor, nn

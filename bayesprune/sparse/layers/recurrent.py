@@ -1,4 +1,4 @@
-"""Recurrent nets whose products are linear layers, so that they can run packed."""
+"""RNN, LSTM and GRU with their products as linear layers, so that they can run packed."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The sizes that modules keep beside their tensors, and what they were before a module was made smaller."""
+"""Size attributes of modules (``in_features``, ``num_features``), updated when a module is made smaller."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

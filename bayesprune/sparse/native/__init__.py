@@ -1,1 +1,1 @@
-"""The CPU kernel: LLVM IR that we write, compiled by llvmlite."""
+"""The CPU kernel: LLVM IR written here and compiled by llvmlite."""

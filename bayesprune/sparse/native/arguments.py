@@ -1,4 +1,4 @@
-"""What a compiled kernel is called with: one array of 64-bit numbers and addresses, and scratch memory."""
+"""Arguments of a compiled kernel: numbers, addresses and scratch memory."""
 
 import ctypes
 import struct

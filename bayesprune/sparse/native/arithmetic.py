@@ -1,4 +1,4 @@
-"""Numbers in registers: reading and writing every dtype as float32, activations, transposes."""
+"""Register arithmetic in LLVM IR: loads and stores of every dtype as float32, activations, transposes."""
 
 from llvmlite import ir
 

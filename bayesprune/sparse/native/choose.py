@@ -1,4 +1,4 @@
-"""Which code to make for a product: its tiles, its vectors, how x is read."""
+"""Code choices for a product: tile sizes, vector widths, and how x is read."""
 
 from dataclasses import replace
 from functools import cache

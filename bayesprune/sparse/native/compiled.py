@@ -1,4 +1,4 @@
-"""From IR to machine code, kept on disk from one process to the next."""
+"""Compilation of LLVM IR to machine code, cached on disk."""
 
 import ctypes
 import hashlib

@@ -1,4 +1,4 @@
-"""The block-sparse convolution as LLVM IR: an implicit matrix product over pixels, nothing unfolded.
+"""The block-sparse convolution as LLVM IR: an implicit GEMM over pixels, without im2col.
 
 x lies as (images, rows, columns, channels), padded. A block of the weight holds ``h`` outputs × ``w`` channels of one
 kernel position, and so reads ``w`` numbers at a fixed distance from each pixel: that distance is looked up per block

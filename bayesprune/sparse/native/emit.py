@@ -1,4 +1,4 @@
-"""Writing LLVM IR: loops that carry values, vectors, and what both need."""
+"""An LLVM IR emitter: loops with carried values, and vectors."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias

@@ -1,4 +1,4 @@
-"""What the processor can do, and the LLVM target that code is made for."""
+"""The host processor's features, and the LLVM target for it."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A tile of x laid out so that the numbers one block needs of all its tokens lie side by side."""
+"""Packing of an input tile: the numbers that one block needs of all its tokens laid side by side."""
 
 from llvmlite import ir
 

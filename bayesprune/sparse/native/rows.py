@@ -1,4 +1,4 @@
-"""One block row times a tile of tokens, its results kept in registers while the row's blocks pass by.
+"""The inner loop: one block row times a tile of tokens, its sums kept in registers.
 
 - Vectors along a block's outputs: a vector of weights times one number of x, spread over all lanes.
 - Vectors along tokens, where a block has too few outputs to fill a vector: one weight times a vector of x.

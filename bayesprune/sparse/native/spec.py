@@ -1,4 +1,4 @@
-"""What one compiled kernel is for."""
+"""``Spec``: what one compiled kernel is specialised for."""
 
 from dataclasses import dataclass
 from typing import Literal

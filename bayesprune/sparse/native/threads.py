@@ -1,4 +1,4 @@
-"""Running one kernel on several threads: those that torch's own products run on, so that no two pools compete."""
+"""Threading of a kernel on torch's own thread pool, so that no two pools compete."""
 
 import ctypes
 import re

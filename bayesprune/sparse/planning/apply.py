@@ -1,4 +1,4 @@
-"""Choices applied: each chosen weight packed, where it stands."""
+"""Apply a plan: pack each chosen weight in its layer."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat

@@ -1,4 +1,4 @@
-"""What a masked weight can run as: each format its mask fills, by each kernel that takes it."""
+"""Candidates of a plan: each format that a mask fills, with each kernel that takes it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Per weight: the format and kernel that were fastest on the user's shapes, and the reason."""
+"""``Plan``: per weight, the chosen format and kernel, and the reason."""
 
 import hashlib
 from collections.abc import Mapping

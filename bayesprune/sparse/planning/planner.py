@@ -1,4 +1,4 @@
-"""Make a plan: time what each mask allows on the user's shapes, dense always among it."""
+"""``plan``: time what each mask allows on the user's shapes, dense always among it."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The bytes of a net, weight by weight: dense, packed, and in a compressed file."""
+"""Byte counts of a net, weight by weight: dense, packed, and in a compressed file."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

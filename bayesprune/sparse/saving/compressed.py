@@ -1,4 +1,4 @@
-"""A net's file in the fewest bytes, and where these go."""
+"""Compressed files: a net in the fewest bytes, and where these go."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

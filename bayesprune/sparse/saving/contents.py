@@ -1,4 +1,4 @@
-"""What a saved model holds: no weight is unpacked that is not compressed, and nothing is run."""
+"""Inspect a saved model's contents without running it or unpacking weights."""
 
 from math import prod
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a file tells of a net, whatever way its tensors lie in it."""
+"""Description of a net for a file's manifest, whatever way its tensors are stored."""
 
 from collections.abc import Iterator
 from typing import Literal

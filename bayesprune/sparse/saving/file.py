@@ -1,4 +1,4 @@
-"""One file: safetensors with a JSON manifest in its metadata, or a compressed one. No pickle."""
+"""``save`` and ``load``: safetensors with a JSON manifest, or a compressed file. No pickle."""
 
 import copy
 import dataclasses

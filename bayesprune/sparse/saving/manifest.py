@@ -1,4 +1,4 @@
-"""The manifest: what a file says of itself. Plain JSON, decoded into types, each entry checked as it is read."""
+"""The manifest: a file's JSON header, decoded into types, each entry checked as it is read."""
 
 import hashlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Nets of torch.nn's own modules, told as JSON and built again from it. No class is ever imported by name."""
+"""Serialise nets of torch.nn's own modules as JSON and rebuild them. No class is ever imported by name."""
 
 import inspect
 import json

@@ -1,4 +1,4 @@
-"""A tensor as it lies in a file: the fewest bytes of dense, bit mask, CSR and BSR, and the way back."""
+"""Storage of one tensor in a file: the smallest of dense, bit mask, CSR and BSR."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

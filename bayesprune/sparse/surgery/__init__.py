@@ -1,1 +1,1 @@
-"""All that changes a net in place: composites opened, layers replaced, what follows them fused."""
+"""In-place changes of a net: composites opened, layers replaced, followers fused."""

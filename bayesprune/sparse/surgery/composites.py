@@ -1,4 +1,4 @@
-"""Modules that are converted as wholes, because they read their children's weights or pass over their children."""
+"""Replace composite modules (attention, RNNs, transformer layers) as a unit, so that their weights can run packed."""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Which weights can run packed, and why the others cannot."""
+"""Which weights can run packed, and in words why the others cannot."""
 
 from collections.abc import Mapping
 

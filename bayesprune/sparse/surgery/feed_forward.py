@@ -1,4 +1,4 @@
-"""The activation between the two layers of torch's transformer layers, worked out in the first where that is packed."""
+"""Fuse the activation between the two linear layers of torch's transformer layers."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

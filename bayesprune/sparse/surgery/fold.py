@@ -1,4 +1,4 @@
-"""Batch normalisation worked into the packed layer before it: in eval mode it is a factor and a shift per output."""
+"""Batch-norm folding: scale and shift per output worked into the packed layer before it."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Which module takes what which other one made: read off torch.fx's trace of a net, so that it holds for any input."""
+"""Producer and consumer modules, read off torch.fx's trace of a net."""
 
 import warnings
 from collections import Counter

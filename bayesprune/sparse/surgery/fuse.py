@@ -1,4 +1,4 @@
-"""What follows a packed layer, worked out inside its product: batch normalisation and activations."""
+"""Fusion of batch normalisation and activations into the packed layer before them."""
 
 import warnings
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The net with its masked entries set to zero: what every plan and export starts from."""
+"""The masked net: pruned entries set to zero, the start of every plan and export."""
 
 import copy
 from collections.abc import Mapping

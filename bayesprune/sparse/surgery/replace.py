@@ -1,4 +1,4 @@
-"""The one place where a module takes another's place."""
+"""Replace a submodule: the one place where a module takes another's place."""
 
 from torch import nn
 

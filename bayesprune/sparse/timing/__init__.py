@@ -1,4 +1,4 @@
-"""Times: taken in turns, and kept on disk."""
+"""Timing: candidates measured in turns, and times cached on disk."""
 
 from bayesprune.sparse.timing.cache import timed
 from bayesprune.sparse.timing.interleaved import time_interleaved

@@ -1,4 +1,4 @@
-"""Times measured before on this machine, so that a second plan of the same masks is quick."""
+"""The on-disk cache of measured times, so that a second plan of the same masks is quick."""
 
 import hashlib
 import json

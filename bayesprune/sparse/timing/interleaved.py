@@ -1,4 +1,4 @@
-"""Time several ways of doing one thing, taking turns.
+"""Interleaved timing: several ways of doing one thing, measured in turns.
 
 Written here because no library times candidates in turns: ``torch.utils.benchmark`` and ``timeit`` time one to its end.
 """

@@ -1,4 +1,8 @@
-"""Nets in few bytes: shared levels, gaps in place of indices, and a range coder (Han, Mao & Dally 2016)."""
+"""Compressed coding: shared levels, gaps in place of indices, and a range coder.
+
+Han, Mao & Dally 2016, *Deep Compression: Compressing Deep Neural Networks with Pruning, Trained Quantization and
+Huffman Coding*, arXiv:1510.00149.
+"""
 
 from bayesprune.sparse.saving.coding.codebook import Codebook, codebook_of
 from bayesprune.sparse.saving.coding.container import Streams, is_compressed, pack, unpack

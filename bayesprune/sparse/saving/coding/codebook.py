@@ -1,4 +1,4 @@
-"""The levels that the values of a tensor share."""
+"""Codebooks: the levels that a tensor's values share."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

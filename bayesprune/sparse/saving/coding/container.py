@@ -1,4 +1,4 @@
-"""The file of a compressed net: how it begins, its checksum, and its three streams."""
+"""The container of a compressed file: header, checksum, and three streams."""
 
 import hashlib
 import struct

@@ -1,4 +1,4 @@
-"""What manifests have in common, so that a small net's need not hold it: the preset dictionary of its deflation.
+"""The preset deflate dictionary of manifests: their common text, which a small file need not hold.
 
 It is part of the file's version: to change a letter of it is to raise that.
 """

@@ -1,4 +1,4 @@
-"""Numbers as few bits: a range coder, and models of which it is told in the same stream."""
+"""Entropy coding: an adaptive range coder, its models sent in the same stream."""
 
 import constriction
 import numpy as np

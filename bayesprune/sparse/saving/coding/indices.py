@@ -1,4 +1,8 @@
-"""Where values lie, as the gaps between them (Han, Mao & Dally 2016, section 2)."""
+"""Sparse indices coded as gaps between kept entries.
+
+Han, Mao & Dally 2016, *Deep Compression: Compressing Deep Neural Networks with Pruning, Trained Quantization and
+Huffman Coding*, arXiv:1510.00149, section 2.
+"""
 
 import numpy as np
 from jaxtyping import Int64

@@ -1,4 +1,4 @@
-"""All tensors of a net in two streams, and the way back."""
+"""Encode all tensors of a net into two streams, and decode them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

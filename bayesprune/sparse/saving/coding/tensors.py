@@ -1,4 +1,4 @@
-"""A tensor as numbers to code, and the way back."""
+"""Encode a tensor as integers to code, and decode it."""
 
 from dataclasses import dataclass
 from math import prod

@@ -1,0 +1,71 @@
+"""``fit``, the public function of the training loop: arguments checked, and the loop run."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bayesprune.fitting.generators import seeded
+from bayesprune.fitting.history import History
+from bayesprune.fitting.loop import Loop, Settings
+from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear
+from bayesprune.fitting.progress import progress_bar
+from bayesprune.pruning.callback import Callback
+
+__all__ = ["fit"]
+
+
+def fit(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    loader: Iterable[Any],
+    *,
+    epochs: int,
+    lr: float = 1e-3,
+    optimizer: OptimizerFactory | None = None,
+    decay: Callable[[float], float] = half_then_linear,
+    warmup: float | None = None,
+    prune: Callback | None = None,
+    callbacks: Sequence[Callback] = (),
+    seed: int | None = None,
+    device: torch.device | str | None = None,
+    precision: str | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool | None = None,
+) -> History:
+    """Maximise the evidence lower bound.
+
+    Args:
+        model: a Pyro model, such as :func:`bayesprune.classify` gives; called as ``model(x, y)``.
+        guide: its guide, ``bnet.guide``.
+        loader: any iterable over batches ``(x, y)`` that can be run through more than once; a ``DataLoader``.
+        epochs: how often to run through it.
+        lr: the learning rate of weights; a posterior's other parameters take it times its own ``lr_multipliers``.
+        optimizer: parameter groups (each with its ``lr``) → optimiser; Adam by default.
+        decay: progress in [0, 1] → factor on all learning rates.
+        warmup: epochs over which the KL's factor rises linearly to 1; 40 % of ``epochs`` by default.
+        prune: a schedule such as :class:`bayesprune.Cubic`.
+        callbacks: more of the kind, called after ``prune``.
+        seed: fixes draws and shuffling of this run, and leaves the global generators as they were.
+        device: where to fit; by default where the parameters are.
+        precision: ``"bf16"`` runs the net under autocast, its products in bfloat16, while parameters, KL and
+            log-probabilities stay in float32; ``"no"`` does not. By default what Accelerate's environment or a
+            ``torch.autocast`` around the call says, else ``"no"``.
+        checkpoint: a folder written after each epoch, atomically; a run that finds one there resumes from it.
+        progress: whether to show a bar on stderr; by default if that is a terminal, or a notebook with
+            ipywidgets.
+
+    Returns:
+        NLL, KL and kept fraction per epoch. After Ctrl-C the fit ends with what it has, ``interrupted`` set.
+
+    Raises:
+        ValueError: no batches, NaN in the data, an argument out of range, a device that is not there, or a
+            ``checkpoint`` that holds something else than a checkpoint of this run.
+        FloatingPointError: the loss is no longer finite; the parameters are those before that step.
+    """
+    settings = Settings(epochs, lr, optimizer or adam, decay, warmup, device, precision)
+    hooks = [callback for callback in (prune, *callbacks) if callback is not None]
+    loop = Loop(model, guide, loader, settings, hooks)
+    with seeded(seed), progress_bar(progress, epochs) as show:
+        return loop.run(None if checkpoint is None else Path(checkpoint), show)
