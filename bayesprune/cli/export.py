@@ -77,7 +77,7 @@ def run(
             net, means, masks, variances = smaller.net, {}, dict(smaller.masks), smaller.cut(variances)
         found = plan(net, masks, example=example, formats=formats, bits=widths)
         packed = export(net, means, masks, example=example, plan=found, variances=variances)
-        save(packed, file, compress=compress, variances=variances if compress else None)
+        save(packed, file, compress=compress)
         plain = {"model": str(file), "bytes": file.stat().st_size, **about, **found.to_dict()}
         folder.write_json(folder.plan_file, plain)
     if json:
