@@ -203,7 +203,7 @@ def _with_what_follows(
     opened: nn.Module, choices: Mapping[str, Choice], parts: Mapping[str, Sequence[str]], example: object
 ) -> dict[str, Choice]:
     """``choices``, each with what follows its packed layer and will be worked out in it, and why no more is."""
-    packed = {name: choice for name, choice in choices.items() if not isinstance(choice.format, Dense)}
+    packed = {name: choice for name, choice in choices.items() if not choice.format.is_dense}
     paths = {name: [part.rpartition(".")[0] for part in parts[name]] for name in packed}
     found = followings(opened, {path: packed[name].kernel for name, own in paths.items() for path in own}, example)
     told = dict(choices)
