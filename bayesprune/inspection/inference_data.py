@@ -319,7 +319,7 @@ def _constants(bnet: BayesianNet, masks: Mapping[str, Tensor], shown: list[Entri
     }
     for e in shown:
         p = posteriors[e.name]
-        ratio = torch.where(kept[e.name], p.pattern.spread(snr[e.name], p.layout), 0.0)
+        ratio = torch.where(kept[e.name], p.pattern.expand(snr[e.name], p.layout), 0.0)
         variables[f"{e.label}_mask"] = (e.dims, e.of(kept[e.name]))
         variables[f"{e.label}_snr"] = (e.dims, e.of(ratio.float()))
         coords |= e.coords
@@ -329,7 +329,7 @@ def _constants(bnet: BayesianNet, masks: Mapping[str, Tensor], shown: list[Entri
 def _fit(history: History | None) -> dict[str, xr.Dataset]:
     if history is None:
         return {}
-    units = {"nll": "nats per example", "kl": "nats", "temperature": "1", "kept": "1", "seconds": "s"}
+    units = {"nll": "nats per example", "kl": "nats", "kl_weight": "1", "kept": "1", "seconds": "s"}
     columns = {
         name: ("epoch", np.array([getattr(e, name) for e in history.epochs], float), {"units": unit})
         for name, unit in units.items()

@@ -46,7 +46,7 @@ def precisions(epochs: int, seed: int) -> Table:
             torch.manual_seed(seed)
             bnet = bp.BayesianNet(lenet_300_100(), {} if method is None else {"fc*.weight": method})
             model = bp.classify(bnet, size=len(splits.train))
-            history = bp.fit(model, bnet.guide, train, epochs=epochs, seed=seed, precision=precision)
+            history = bp.fit(model, bnet.guide, train, epochs=epochs, seed=seed, autocast=precision)
             found.append(wrong(bnet, *splits.val.tensors))
             nlls.append(history.nll[-1])
         full, low = (float(f.double().mean()) for f in found)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparse.formats import Dense, Format
+from bayesprune.sparse.formats import Format
 
 __all__ = ["Choice", "Plan"]
 
@@ -47,7 +47,7 @@ class Choice:
     @property
     def label(self) -> str:
         """The chosen candidate's key in ``seconds``."""
-        return "dense" if isinstance(self.format, Dense) else f"{self.format} {self.kernel}"
+        return "dense" if self.format.is_dense else f"{self.format} {self.kernel}"
 
     @property
     def speedup(self) -> float | None:

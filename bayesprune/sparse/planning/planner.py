@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparse.formats import CSR, Dense, Format, SemiStructured
+from bayesprune.sparse.formats import Dense, Format
 from bayesprune.sparse.formats.quantised import Bits, held_in
 from bayesprune.sparse.layers.composite import parts_of
 from bayesprune.sparse.planning.apply import apply, pieces
@@ -162,7 +162,7 @@ def _timed_choice(
 def _why_dense(made_of: Sequence[Piece], mask: Tensor, forced: Format | None) -> str | None:
     """Why there is nothing to time for a weight that could run packed; None where there is."""
     layer = made_of[0].layer
-    if conv_geometry(layer) is not None and isinstance(forced, CSR | SemiStructured):
+    if conv_geometry(layer) is not None and forced is not None and not forced.convolves and not forced.is_dense:
         return f"{type(layer).__name__} has no sparse kernel for {type(forced).__name__}"
     refused = filter(None, (forced.refusal(piece.mask) for piece in made_of)) if forced else iter(())
     if (why := next(refused, None)) is not None:
@@ -186,7 +186,7 @@ def _settled(
     settled, wholes = dict(choices), dict[str, dict[str, Choice]]()
     for name, choice in choices.items():
         path = composite_of(net, name, calls)
-        if path is not None and not isinstance(choice.format, Dense):
+        if path is not None and not choice.format.is_dense:
             wholes.setdefault(path, {})[name] = choice
     for path, inside in wholes.items():
         call, dense = calls[path], net.get_submodule(path)
@@ -250,7 +250,7 @@ def make_plan(
     choices = _settled(net, choices, masks, calls, forced, cached)
     for glob, wanted in (formats or {}).items():
         hit = [choices[name] for name in forced_formats(masks, {glob: wanted})]
-        if not isinstance(wanted, Dense) and not any(choice.seconds for choice in hit):
+        if not wanted.is_dense and not any(choice.seconds for choice in hit):
             warnings.warn(
                 f"formats[{glob!r}]: no weight that it matches can run as {wanted}: {hit[0].reason}", stacklevel=3
             )

@@ -121,7 +121,8 @@ def save(
         entries[name] = TensorEntry(kind, *like, x.requires_grad, is_channels_last(x))
     sums = {name: (str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)) for name, x in buffers.items()}
     metadata = manifest_of(sparse, entries, ties, sums).write()
-    replace_file(target, lambda fresh: safetensors.torch.save_file(buffers, fresh, metadata))
+    data = safetensors.torch.save(buffers, metadata)  # its save_file renames over devices, and has errors of its own
+    replace_file(target, lambda fresh: fresh.write_bytes(data))
 
 
 def _read(data: bytes) -> tuple[Manifest, dict[str, Tensor]]:
@@ -216,7 +217,7 @@ def _weights(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[str, Spa
     weights = {}
     for path, layer in manifest.surgery.packed.items():
         prefix = f"{path}." if path else ""
-        wanted = ("values", "crow", "col", *(("scale",) if getattr(layer.format, "bits", None) else ()))
+        wanted = layer.format.buffers
         missing = [name for name in wanted if prefix + name not in tensors]
         if missing:
             raise FileError(f"the packed layer {path!r} lacks {', '.join(missing)}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bayesprune.sparse.activations import activation_of
 from bayesprune.sparse.checks import call
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.layers.composite import hooked
@@ -28,15 +29,6 @@ class _Follow:
     norm: BatchNorm | None
     activation: str
     paths: tuple[str, ...]
-
-
-def _activation(module: nn.Module) -> str:
-    """The name that kernels know the activation by; empty for any other module."""
-    if type(module) is nn.ReLU:
-        return "relu"
-    if type(module) is nn.GELU:
-        return "gelu" if module.approximate == "none" else "gelu_tanh"
-    return ""
 
 
 def _close(a: object, b: object) -> bool:
@@ -79,15 +71,16 @@ def _follows(net: nn.Module, example: object) -> list[_Follow]:
         if isinstance(after, BatchNorm) and by_output and folds(layer, after):
             norm, paths = after, [at]
             at, after = taker(at)
-        if _activation(after) and KERNELS[layer.kernel].fuses:
-            activation, paths = _activation(after), [*paths, at]
+        found_activation = activation_of(after)
+        if found_activation is not None and KERNELS[layer.kernel].fuses:
+            activation, paths = found_activation.name, [*paths, at]
         if paths:
             found.append(_Follow(layer, norm, activation, tuple(paths)))
     return found
 
 
 def fuse(net: nn.Module, example: object) -> list[str]:
-    """Work what follows each packed layer out in it, in place: batch normalisation, and then a ReLU or GELU.
+    """Work what follows each packed layer out in it, in place: batch normalisation, and then an activation.
 
     Where the layer's result goes nowhere else, as the net's trace tells; an ``nn.Identity`` takes each one's place. A
     net that does what no trace sees would compute something else then: outputs on ``example`` are compared, and where
@@ -135,6 +128,6 @@ def replace_by_identity(net: nn.Module, path: str) -> None:
         module = net.get_submodule(path)
     except AttributeError:
         raise ValueError(f"there is no module {path!r}") from None
-    if not _activation(module) and type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.Identity):
+    if activation_of(module) is None and type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.Identity):
         raise ValueError(f"{path!r} is {type(module).__name__}, which no packed layer takes in")
     put(net, path, nn.Identity().train(module.training))
