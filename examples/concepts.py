@@ -3,6 +3,7 @@
 python examples/concepts.py
 """
 
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -41,6 +42,7 @@ def fit() -> tuple[nn.Module, bp.BayesianNet]:
 
 
 def main() -> None:
+    warnings.simplefilter("ignore", bp.BudgetWarning)  # the picture is of how masks come about, not of accuracy
     net, bnet = fit()
     name = "1.weight"
     weight, mean, sd = (x.detach().numpy() for x in (net[1].weight, bnet.means()[name], bnet.variances()[name].sqrt()))

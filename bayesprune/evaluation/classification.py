@@ -1,4 +1,4 @@
-"""Classification metrics: error, likelihood, calibration, AUROC, and entropy decomposition.
+"""Classification metrics: error, likelihood, calibration, and entropy decomposition.
 
 Probabilities are (examples, classes), labels (examples,); :mod:`bayesprune.evaluation.regression` is for real targets.
 """

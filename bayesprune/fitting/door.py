@@ -1,4 +1,4 @@
-"""``fit``: the door to the ELBO loop."""
+"""``fit``, the public function of the training loop: arguments checked, and the loop run."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ def fit(
         guide: its guide, ``bnet.guide``.
         loader: any iterable over batches ``(x, y)`` that can be run through more than once; a ``DataLoader``.
         epochs: how often to run through it.
-        lr: the learning rate of weights; a posterior's other parameters take it times its own ``rates``.
+        lr: the learning rate of weights; a posterior's other parameters take it times its own ``lr_multipliers``.
         optimizer: parameter groups (each with its ``lr``) → optimiser; Adam by default.
         decay: progress in [0, 1] → factor on all learning rates.
         warmup: epochs over which the KL's factor rises linearly to 1; 40 % of ``epochs`` by default.

@@ -8,7 +8,7 @@ __all__ = ["Epoch", "History"]
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch.
+    """The figures of one epoch of a fit.
 
     Attributes:
         epoch: counted from 1.

@@ -1,4 +1,4 @@
-"""The training loop: maximise the ELBO, on Accelerate: prepare, step, epoch, save."""
+"""The training loop: prepare, step, epoch, save; maximises the ELBO, on Accelerate."""
 
 import math
 import time

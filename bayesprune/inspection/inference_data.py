@@ -54,7 +54,7 @@ def to_inference_data(
     memory_mb: float = 512.0,
     seed: int | None = None,
 ) -> Any:
-    """What a Bayesian net believes, in ArviZ's groups: ``InferenceData``, or on arviz 1 an xarray ``DataTree``.
+    """Posterior draws, predictive and log-likelihood for ArviZ: ``InferenceData``, or an xarray ``DataTree`` (arviz 1).
 
     Row i of the posterior, the predictive, the output and the log-likelihood is one and the same draw of the weights.
 

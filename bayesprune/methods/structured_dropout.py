@@ -51,12 +51,12 @@ class StructuredDropout(Method):
                 f"{self.init_loc}"
             )
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _StructuredDropoutPosterior(weight, self)
 
 
 class _StructuredDropoutPosterior(Posterior):
-    rates: ClassVar[Mapping[str, float]] = {"loc": 10.0, "log_scale": 10.0}
+    lr_multipliers: ClassVar[Mapping[str, float]] = {"loc": 10.0, "log_scale": 10.0}
     per_entry: ClassVar[frozenset[str]] = frozenset({"theta"})
     per_group: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
 
@@ -75,8 +75,8 @@ class _StructuredDropoutPosterior(Posterior):
         return theta * self.pattern.spread(noise, self.layout)
 
     def guide(self) -> None:
-        self.hold("loc", *self.method.clip_loc)
-        self.hold("log_scale", *self.method.clip)
+        self.clamp_("loc", *self.method.clip_loc)
+        self.clamp_("log_scale", *self.method.clip)
         self.sample(TruncatedLogNormal(self.param("loc"), self.param("log_scale").exp()), "noise")
 
     def moments(self) -> tuple[Tensor, Tensor]:

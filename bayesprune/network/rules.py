@@ -52,7 +52,7 @@ def posteriors_of(net: nn.Module, rules: Mapping[str, Method]) -> dict[str, tupl
             raise PatternError(
                 f"rule {glob!r} does not fit {name!r}: {error}. Give {name!r} a rule of its own before {glob!r}"
             ) from None
-        found[name] = method, method.over(weight)
+        found[name] = method, method.posterior(weight)
     for glob in rules:
         if glob not in matched:
             names = [n for n, _ in net.named_parameters()]

@@ -1,4 +1,4 @@
-"""A posterior at one moment: its means, variances and signal-to-noise ratios, computed once and read by all."""
+"""A snapshot of a posterior: means, variances and signal-to-noise ratios, computed once and read by all."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

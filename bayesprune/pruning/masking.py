@@ -149,7 +149,7 @@ def _by_own_rule(bnet: BayesianNet, state: PosteriorState) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, posterior in bnet.posteriors.items():
         threshold = bnet.methods[name].snr_threshold
-        relevant = posterior.relevant() if threshold is None else state.snr[name] >= threshold
+        relevant = posterior.kept_by_paper() if threshold is None else state.snr[name] >= threshold
         if relevant is not None:
             found[name] = relevant
     for joined in bnet.fates():

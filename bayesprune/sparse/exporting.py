@@ -9,6 +9,7 @@ from bayesprune.sparse.checks import check_net, check_variances
 from bayesprune.sparse.formats import Dense, Format
 from bayesprune.sparse.formats.quantised import Bits
 from bayesprune.sparse.layers.conv import SparseConv2d, channels_last
+from bayesprune.sparse.layers.variances import carry_variances
 from bayesprune.sparse.planning.apply import apply
 from bayesprune.sparse.planning.plan import Plan
 from bayesprune.sparse.planning.planner import forced_formats, left_bits, left_formats, make_plan
@@ -56,7 +57,8 @@ def export(
         bits: 8 or 4, or how many bits each weight bears; see :func:`bayesprune.sparse.planning.planner`.
         variances: how uncertain each weight is, in its own shape: where integers hold it, scales and rounding make the
             errors least where it is surest. ``bnet.variances()``; without it, or for a weight that it lacks, the
-            largest integer stands for the output's largest weight.
+            largest integer stands for the output's largest weight. The net carries them until it is saved, so that
+            ``bp.save(…, compress=True)`` need not be given them again.
 
     Raises:
         ValueError: masks, means, variances, bits, example or plan that do not fit the net; a plan together with
@@ -96,6 +98,8 @@ def export(
             plan = Plan({**plan.choices, **again.choices}, plan.device, plan.threads)
     packed = [name for name, choice in plan.choices.items() if not isinstance(choice.format, Dense)]
     masked = apply(masked, plan.choices, masks, calls_on(masked, example, packed), variances)
+    whole = {name: x for name, x in (variances or {}).items() if name not in packed}
+    carry_variances(masked, whole)
     fuse(masked, example)
     if any(isinstance(module, SparseConv2d) for module in masked.modules()):
         channels_last(masked)  # what packed convolutions hand on is so: others would turn it round, and it back

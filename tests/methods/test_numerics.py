@@ -183,7 +183,7 @@ def corners(leaf: str) -> Tensor:
 def test_kl_draws_moments_and_gradients_are_finite_in_every_corner_of_the_clips(case: str) -> None:
     for seed in range(8):
         torch.manual_seed(seed)
-        posterior = OWN[case](PATTERN).over(Weight("w", torch.randn(8, 12), PATTERN))
+        posterior = OWN[case](PATTERN).posterior(Weight("w", torch.randn(8, 12), PATTERN))
         for leaf, parameter in posterior.named_parameters():
             values = corners(leaf)
             parameter.data.copy_(values[torch.randint(len(values), parameter.shape)])
@@ -218,7 +218,7 @@ def test_what_a_guide_holds_its_methods_docstring_tells(case: str) -> None:
     method = OWN[case](PATTERN)
     words = (type(method).__doc__ or "").replace("−", "-")
     arguments = {value: name for name, value in vars(method).items() if name.startswith("clip")}
-    for leaf, (low, high) in held(method.over(Weight("w", torch.ones(8, 12), PATTERN))).items():
+    for leaf, (low, high) in held(method.posterior(Weight("w", torch.ones(8, 12), PATTERN))).items():
         name = arguments.get((low, high))
         assert f"{name}:" in words or f"{name}, " in words if name else f"({low:g}, {high:g})" in words, leaf
 

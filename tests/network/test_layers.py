@@ -11,7 +11,7 @@ import pytest
 import torch
 from pyro import poutine
 from support.layers import LAYERS, backward, labels, prune_some, seed, some, untouched
-from support.methods import CASES, COSTS, DIVERGENCES, KL_SLACK, all_or_some, kl_mean, kl_of, samples, traced
+from support.methods import CASES, COSTS, DIVERGENCES, KL_SLACK, all_or_some, family, kl_mean, kl_of, samples, traced
 from support.pairs import cover
 from support.passes import CERTAIN, draw_and_run
 from torch import Tensor, nn
@@ -33,8 +33,8 @@ every_layer = pytest.mark.parametrize("layer", LAYERS)
 every_method = pytest.mark.parametrize("case", CASES)
 every_own_layout = pytest.mark.parametrize("layer", OWN_LAYOUTS)
 
-# Each law meets every layer with every one of its patterns, and every method with every kind of pattern; each layer
-# meets each method under some law. The full cross of them has five times as many and catches the same faults.
+# Each law meets every layer with every one of its patterns and with a method of every family, and every method with
+# every kind of pattern; each layer meets each method under some law.
 Row = tuple[str, str, Pattern, str]
 CROSS: list[Row] = [
     (law, layer, pattern, case)
@@ -43,7 +43,13 @@ CROSS: list[Row] = [
     for pattern in LAYERS[layer].patterns
     for case in CASES
 ]
-ROWS = cover(CROSS, lambda row: row[:3], lambda row: (row[0], type(row[2]), row[3]), lambda row: (row[1], row[3]))
+ROWS = cover(
+    CROSS,
+    lambda row: row[:3],
+    lambda row: (row[0], row[1], family(row[3])),
+    lambda row: (row[0], type(row[2]), row[3]),
+    lambda row: (row[1], row[3]),
+)
 
 
 def every_method_and_layer(law: str) -> pytest.MarkDecorator:

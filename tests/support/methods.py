@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pyro.distributions as dist
@@ -39,7 +40,7 @@ class GroupScale(Method):
 
     pattern: Pattern = Unstructured()  # noqa: RUF009
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return GroupScalePosterior(weight)
 
 
@@ -131,3 +132,11 @@ def kl_mean(posterior: Posterior, n: int = 100) -> tuple[float, float]:
 
 def samples(trace: Any) -> list[str]:
     return [name for name, site in trace.nodes.items() if site["type"] == "sample"]
+
+
+@cache
+def family(case: str) -> tuple[bool, bool]:
+    """Whether the method has a site of the weight's own, entry by entry, and whether it has others beside it."""
+    posterior = CASES[case](Unstructured()).over(Weight("w", torch.ones(2, 2), Unstructured()))
+    sites = samples(traced(posterior)[0])
+    return "w" in sites, any(site != "w" for site in sites)

@@ -173,7 +173,7 @@ def grad_before(activation: str, before: Tensor, grad: Tensor) -> Tensor:
 
 
 def refuse_second(ctx: FunctionCtx, *grads: Tensor) -> None:
-    """The backward pass of a backward pass."""
+    """Double backward, which is refused with an error."""
     raise NotImplementedError(
         "a sparse layer has first derivatives only; for second derivatives use the masked dense net"
     )

@@ -52,6 +52,9 @@ class SparseConv2d(SparseLinear):
         """A dense copy ``(out_channels, channels a group, rows, columns)``."""
         return conv_weight(self.sparse_weight.dense(), self.geometry)
 
+    def as_matrix(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1)
+
     @property
     def groups(self) -> int:
         """As of ``nn.Conv2d``."""

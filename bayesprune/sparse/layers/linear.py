@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.sparse.buffers.operands import Operands
+from bayesprune.sparse.buffers.unpack import values_at
 from bayesprune.sparse.formats import Format, SparseWeight
 from bayesprune.sparse.kernels.dispatch import unwatched
 from bayesprune.sparse.kernels.ops import multiply
@@ -33,6 +34,7 @@ class SparseLinear(nn.Module):
     """
 
     scale: Tensor | None
+    variance: Tensor | None  # of the posterior of each value, from the export until the layer is saved
     output_scale: Tensor | None = (
         None  # by what a batch normalisation that was worked in has scaled the weight, by output
     )
@@ -50,6 +52,7 @@ class SparseLinear(nn.Module):
         self.register_buffer("crow", packed.crow)
         self.register_buffer("col", packed.col)
         self.register_buffer("scale", packed.scale)
+        self.register_buffer("variance", None, persistent=False)
         if bias is None or isinstance(bias, nn.Parameter):
             self.register_parameter("bias", bias)
         else:
@@ -65,6 +68,18 @@ class SparseLinear(nn.Module):
     def weight(self) -> Tensor:
         """A dense copy ``(out, in)``, for code that reads ``layer.weight``; writing to it changes nothing here."""
         return self.sparse_weight.dense()
+
+    def as_matrix(self, x: Tensor) -> Tensor:
+        """``x``, of the shape of ``weight``, as the matrix ``(out, in)`` that is packed."""
+        return x
+
+    def carry_variance(self, variance: Tensor) -> None:
+        """Keep ``variance``, one number for each entry of the matrix ``(out, in)`` as it was packed, of each value."""
+        variance = variance.to(self.values.device)
+        if self.output_scale is not None:
+            variance = variance * self.output_scale[:, None] ** 2
+        indexed = self.format.indexed
+        self.variance = values_at(variance, self.values.detach(), self.crow, self.col) if indexed else variance
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` is ``(*lead, in)``; returns ``(*lead, out)``."""

@@ -45,4 +45,6 @@ def apply(
             path, made = part.rpartition(".")[0], choice.format.pack(weight, mask, variance)
             layer = PackedLayer(made.format, choice.kernel, made.shape, fuse_activation(net, path, choice.kernel))
             net = Surgery(packed={path: layer}).apply(net, {path: made})
+            if variance is not None:
+                net.get_submodule(path).carry_variance(variance)  # type: ignore[operator]
     return net

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.sparse.checks import all_finite
+from bayesprune.sparse.layers.linear import SparseLinear
 from bayesprune.sparse.saving.manifest import Manifest, TensorEntry
 from bayesprune.sparse.saving.rebuild import CannotRebuildError, describe
 from bayesprune.sparse.surgery.surgery import Surgery
@@ -17,11 +18,13 @@ Kind = Literal["parameter", "buffer"]
 
 
 def named_tensors(net: nn.Module) -> Iterator[tuple[Kind, str, Tensor]]:
-    """Kind, name and tensor of every parameter and buffer, under each of its names."""
+    """Kind, name and tensor of every parameter and buffer, under each of its names; but no posterior variance."""
     for name, parameter in net.named_parameters(remove_duplicate=False):
         yield "parameter", name, parameter
     for name, buffer in net.named_buffers(remove_duplicate=False):
-        yield "buffer", name, buffer
+        path, _, leaf = name.rpartition(".")
+        if leaf != "variance" or not isinstance(net.get_submodule(path), SparseLinear):
+            yield "buffer", name, buffer
 
 
 def unique_tensors(net: nn.Module) -> tuple[dict[str, tuple[Kind, Tensor]], dict[str, str]]:

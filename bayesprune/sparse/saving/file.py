@@ -74,7 +74,8 @@ def save(
         compress: True, or a :class:`~bayesprune.sparse.Codebook` that says how many levels.
         variances: weight name → posterior variance of each entry, named and shaped as in the net that was exported,
             ``bnet.variances()``, or ``bp.compact(…).cut(bnet.variances())`` where it was made smaller: k-means then
-            weighs each value by its precision, and takes no more levels than the posterior can tell apart.
+            weighs each value by its precision, and takes no more levels than the posterior can tell apart. By default
+            those that ``bp.export(…, variances=…)`` was given, which the net carries.
 
     Raises:
         ValueError: a tensor or a module that the file cannot hold; variances that do not fit the net.

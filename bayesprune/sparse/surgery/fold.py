@@ -62,6 +62,8 @@ def fold(layer: SparseLinear, norm: BatchNorm) -> None:
     layer.output_scale = (
         factor.abs().float() if layer.output_scale is None else layer.output_scale * factor.abs().float()
     )
+    if layer.variance is not None:
+        layer.variance = layer.variance * _by_row((factor**2).to(layer.variance.dtype), layer)
     trained = values.requires_grad if layer.bias is None else layer.bias.requires_grad
     layer.values = nn.Parameter(folded, requires_grad=values.requires_grad)
     layer.bias = nn.Parameter(shift.to(dtype), requires_grad=trained)

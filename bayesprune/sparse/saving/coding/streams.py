@@ -79,7 +79,7 @@ def code(
         tensors: each parameter and buffer by its first name, and which of the two it is.
         layers: those that run packed, by their first path.
         codebook: how many levels to take.
-        variances: of parameters, in their shapes (see :func:`~.variances.variances_of`).
+        variances: of parameters, in their shapes (see :func:`bayesprune.sparse.layers.variances.variances_of`).
 
     Raises:
         ValueError: indices that do not rise.
