@@ -120,7 +120,7 @@ def _fit(bnet: BayesianNet, prepared: Prepared, folder: RunFolder, stage: str, s
         callbacks=[_Progress(folder, stage, epochs)],
         seed=recipe.seed,
         device=recipe.device,
-        precision=recipe.precision,
+        autocast=recipe.precision,
         checkpoint=folder.checkpoint(stage),
         **settings,
     )

@@ -12,6 +12,7 @@ import llvmlite
 import llvmlite.binding as llvm
 
 from bayesprune import _files
+from bayesprune.sparse import activations
 from bayesprune.sparse.native.host import Isa, target_machine
 from bayesprune.sparse.native.spec import Spec
 
@@ -29,7 +30,8 @@ def cache_folder() -> Path:
 
 @cache
 def _sources() -> bytes:
-    return b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    paths = (Path(activations.__file__), *sorted(Path(__file__).parent.glob("*.py")))
+    return b"".join(path.read_bytes() for path in paths)
 
 
 def _optimised(text: str, isa: Isa) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
