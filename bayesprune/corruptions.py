@@ -4,9 +4,10 @@ Each is a function ``(images, severity, seed=0) -> images`` of floating-point im
 [0, 1]: 28×28 grey and 32×32 colour are what they were made for. Shape, dtype and device stay. What is random is fixed
 by ``seed`` alone, whatever the device, and severities of one seed share it, so that only the strength differs.
 
-After Hendrycks & Dietterich 2019 (ImageNet-C) and Mu & Gilmer 2019 (MNIST-C). Noise, brightness and contrast have
-their levels; those of JPEG, of blurs and of what moves or covers pixels are ours, lengths in pixels of an image 32 wide
-(other sizes in proportion).
+After Hendrycks & Dietterich 2019, *Benchmarking Neural Network Robustness to Common Corruptions and Perturbations*,
+arXiv:1903.12261 (ImageNet-C), and Mu & Gilmer 2019, *MNIST-C: A Robustness Benchmark for Computer Vision*,
+arXiv:1906.02337. Noise, brightness and contrast have their levels; those of JPEG, of blurs and of what moves or covers
+pixels are ours, lengths in pixels of an image 32 wide (other sizes in proportion).
 
 >>> images = torch.rand(2, 1, 28, 28)
 >>> [f(images, severity=5).shape == images.shape for f in CORRUPTIONS].count(True)

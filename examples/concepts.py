@@ -3,6 +3,7 @@
 python examples/concepts.py
 """
 
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -34,13 +35,14 @@ def fit() -> tuple[nn.Module, bp.BayesianNet]:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     dense = bp.BayesianNet(net, {})
     bp.fit(bp.classify(dense, len(splits.train)), dense.guide, train, epochs=20, lr=1e-3, seed=0)
-    net.load_state_dict(dense.means())
+    dense.write_into(net)
     bnet = bp.BayesianNet(net, {"1.weight": bp.SparseVD(bp.Block(SIDE, SIDE))})
     bp.fit(bp.classify(bnet, len(splits.train)), bnet.guide, train, epochs=40, lr=3e-3, seed=0)
     return net, bnet
 
 
 def main() -> None:
+    warnings.simplefilter("ignore", bp.BudgetWarning)  # the picture is of how masks come about, not of accuracy
     net, bnet = fit()
     name = "1.weight"
     weight, mean, sd = (x.detach().numpy() for x in (net[1].weight, bnet.means()[name], bnet.variances()[name].sqrt()))

@@ -29,14 +29,14 @@ class StudentT(bp.Method):
     scale: float = 0.1
     init_log_scale: float = 0.1 - 4.0
 
-    def over(self, weight) -> bp.Posterior:
+    def posterior(self, weight) -> bp.Posterior:
         return StudentTPosterior(weight, self)
 
 
 class StudentTPosterior(bp.Posterior):
     """One weight's prior, guide and moments."""
 
-    rates = {"log_scale": 10.0}  # noqa: RUF012  # learns ten times as fast as the weights
+    lr_multipliers = {"log_scale": 10.0}  # noqa: RUF012  # learns ten times as fast as the weights
     per_entry = frozenset({"loc", "log_scale"})  # what an optimiser remembers of them goes with a pruned entry
 
     def __init__(self, weight, method: StudentT) -> None:
@@ -50,7 +50,7 @@ class StudentTPosterior(bp.Posterior):
         return self.sample(dist.StudentT(like + self.method.df, like, like + self.method.scale))
 
     def guide(self) -> None:
-        self.hold("log_scale", -10.0, 2.0)  # no scale runs away
+        self.clamp_("log_scale", -10.0, 2.0)  # no scale runs away
         # dist.Normal would do as well; a LazyNormal lets layers sample activations, at far less variance
         self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
 

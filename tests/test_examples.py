@@ -22,7 +22,7 @@ def test_a_users_own_method_trains_prunes_and_exports(monkeypatch: pytest.Monkey
     out = capsys.readouterr().out
     assert "10% kept" in out
     assert "posterior mean, pruned" in out
-    posterior = found["StudentT"](Block(2, 1)).over(Weight("w", torch.ones(4, 3), Block(2, 1)))
+    posterior = found["StudentT"](Block(2, 1)).posterior(Weight("w", torch.ones(4, 3), Block(2, 1)))
     mean, var = posterior.moments()
     assert torch.equal(mean, torch.ones(4, 3))
     assert mean.shape == var.shape == posterior.prior().shape

@@ -1,4 +1,4 @@
-"""How well a score tells two sets of examples apart. A file of its own: scikit-learn takes a second to load."""
+"""AUROC: how well a score tells two sets of examples apart. Apart, for scikit-learn takes a second to load."""
 
 import torch
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""The batches of a fit: how many a loader holds, what is in one, and what must not be."""
+"""Validation of batches: how many a loader holds, inputs and targets, what must not be in them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where to fit: the device that was asked for, if it is there."""
+"""Device checks and placement for a fit."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""The random generators that a fit depends on: torch's, which it seeds, and those that a loader owns."""
+"""Random generators of a fit: torch's, which it seeds, and those of its loader."""
 
 import random
 from collections.abc import Iterator

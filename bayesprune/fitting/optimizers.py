@@ -30,7 +30,7 @@ def parameter_groups(bound: nn.Module, bnet: BayesianNet, lr: float) -> list[dic
         ValueError: nothing requires a gradient.
     """
     rate = {
-        id(parameter): posterior.rates.get(leaf, 1.0)
+        id(parameter): posterior.lr_multipliers.get(leaf, 1.0)
         for posterior in bnet.posteriors.values()
         for leaf, parameter in posterior.named_parameters()
     }

@@ -37,7 +37,7 @@ class ARD(Method):
 
     The paper prunes as variational dropout does, at log α > 3, which is SNR < e^(−3/2) = 0.22.
 
-    >>> ARD().over(Weight("w", torch.zeros(2), Unstructured())).moments()[1]
+    >>> ARD().posterior(Weight("w", torch.zeros(2), Unstructured())).moments()[1]
     tensor([0.0003, 0.0003], grad_fn=<ExpBackward0>)
     """
 
@@ -49,7 +49,7 @@ class ARD(Method):
     def __post_init__(self) -> None:
         check_start(self, self.init_log_scale, self.clip)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _ARDPosterior(weight, self.init_log_scale, self.clip)
 
 

@@ -1,12 +1,13 @@
 """Base classes: ``Method`` (hyper-parameters) and ``Posterior`` (Pyro prior, guide and moments of one weight).
 
-A method is a frozen dataclass; ``method.over(weight)`` gives the :class:`Posterior` of one weight, a module with two
-small Pyro programs and its moments. A posterior knows no layers, no likelihood and no training loop.
+A method is a frozen dataclass; ``method.posterior(weight)`` gives the :class:`Posterior` of one weight, a module with
+two small Pyro programs and its moments. A posterior knows no layers, no likelihood and no training loop.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -36,17 +37,21 @@ class Posterior(nn.Module, ABC):
             is 0, and no gradient reaches it.
         per_entry, per_group: the names of the parameters that have a number for each entry, or for each group: what an
             optimiser remembers of them is forgotten where they are pruned.
-        rates: parameter name → factor on the learning rate, the method's recipe.
+        lr_multipliers: parameter name → factor on the learning rate, the method's recipe.
     """
 
-    rates: ClassVar[Mapping[str, float]] = {}
+    lr_multipliers: ClassVar[Mapping[str, float]] = {}
     per_entry: ClassVar[frozenset[str]] = frozenset()
     per_group: ClassVar[frozenset[str]] = frozenset()
     kept: Tensor
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        rename_old(cls, {"rates": "lr_multipliers", "relevant": "kept_by_paper"})
+
     def __init__(self, weight: Weight) -> None:
         super().__init__()
-        self.name, self.pattern, self.layout = weight.name, weight.pattern, weight.roles
+        self.name, self.pattern, self.layout = weight.name, weight.pattern, weight.layout
         self.register_buffer("kept", torch.ones(weight.grid, dtype=torch.bool, device=weight.tensor.device))
         self._looked: tuple[Tensor, int, bool] | None = None
 
@@ -66,7 +71,7 @@ class Posterior(nn.Module, ABC):
         """The posterior probability that a group is there, of the grid's shape, where the method has one."""
         return None
 
-    def relevant(self) -> Tensor | None:
+    def kept_by_paper(self) -> Tensor | None:
         """The groups that the method's paper keeps, bool of the grid's shape, where its rule is none on SNR."""
         return None
 
@@ -88,12 +93,17 @@ class Posterior(nn.Module, ABC):
                 fn = fn.mask(self.entries())
         return pyro.sample(name, fn.to_event(len(fn.batch_shape)))
 
-    def hold(self, leaf: str, low: float, high: float) -> None:
+    def clamp_(self, leaf: str, low: float, high: float) -> None:
         """Project the parameter ``leaf`` back into [low, high]; called at the top of a guide, whoever trains.
 
         A clamp inside the graph would strand a parameter that stepped outside, for its gradient is 0 there.
         """
         self.get_parameter(leaf).data.clamp_(low, high)
+
+    def hold(self, leaf: str, low: float, high: float) -> None:
+        """The old name of :meth:`clamp_`."""
+        warnings.warn("Posterior.hold is called clamp_ now", DeprecationWarning, stacklevel=2)
+        self.clamp_(leaf, low, high)
 
     @property
     def whole(self) -> bool:
@@ -112,7 +122,7 @@ class Posterior(nn.Module, ABC):
 
     def entries(self) -> Tensor:
         """Which entries of the weight are not pruned: bool, of the weight's shape."""
-        return self.pattern.spread(self.kept, self.layout)
+        return self.pattern.expand(self.kept, self.layout)
 
     def effective(self) -> Tensor:
         """The weight that the net sees: :meth:`prior`'s, with what is pruned at 0."""
@@ -138,15 +148,32 @@ class Method(ABC):
     Attributes:
         pattern: which entries share a fate.
         snr_threshold: the posterior signal-to-noise ratio under which the method's own paper prunes, or ``None``: see
-            :meth:`Posterior.relevant` then.
+            :meth:`Posterior.kept_by_paper` then.
     """
 
     pattern: Pattern
     snr_threshold: ClassVar[float | None] = None
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        rename_old(cls, {"over": "posterior"})
+
     @abstractmethod
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         """The posterior of ``weight``, started at its value."""
+
+    def over(self, weight: Weight) -> Posterior:
+        """The old name of :meth:`posterior`."""
+        warnings.warn("Method.over is called posterior now", DeprecationWarning, stacklevel=2)
+        return self.posterior(weight)
+
+
+def rename_old(cls: type, names: Mapping[str, str]) -> None:
+    """Give what a user's subclass defines under a name of the last release its new one, and say so."""
+    for old, new in names.items():
+        if old in vars(cls):
+            warnings.warn(f"{cls.__name__}.{old} is called {new} now", DeprecationWarning, stacklevel=4)
+            setattr(cls, new, vars(cls)[old])
 
 
 def check_start(method: Method, start: float, clip: tuple[float, float]) -> None:

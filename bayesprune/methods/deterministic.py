@@ -31,7 +31,7 @@ class Deterministic(Method):
 
     pattern: Pattern = Unstructured()  # noqa: RUF009
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _DeterministicPosterior(weight)
 
 

@@ -70,7 +70,7 @@ class Gaussian(Method):
             )
         check_start(self, self.init_log_scale, self.clip)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _GaussianPosterior(weight, self)
 
 

@@ -43,7 +43,7 @@ class HardConcrete(Method):
 
     The paper drops a group whose test-time gate is 0, clip(σ(log α)(ζ − γ) + γ) = 0, no threshold on SNR.
 
-    >>> HardConcrete(cost=5.0).over(Weight("w", torch.ones(2), Unstructured())).inclusion()
+    >>> HardConcrete(cost=5.0).posterior(Weight("w", torch.ones(2), Unstructured())).inclusion()
     tensor([0.9000, 0.9000], grad_fn=<SigmoidBackward0>)
     """
 
@@ -82,12 +82,12 @@ class HardConcrete(Method):
         low, high = self.stretch
         return math.log(self.init_open / (1 - self.init_open)) + self.temperature * math.log(-low / high)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return (_GaussianHardConcretePosterior if self.gaussian else _HardConcretePosterior)(weight, self)
 
 
 class _HardConcretePosterior(Posterior):
-    rates: ClassVar[Mapping[str, float]] = {"log_alpha": 5.0}
+    lr_multipliers: ClassVar[Mapping[str, float]] = {"log_alpha": 5.0}
     per_entry: ClassVar[frozenset[str]] = frozenset({"loc"})
     per_group: ClassVar[frozenset[str]] = frozenset({"log_alpha"})
 
@@ -97,19 +97,19 @@ class _HardConcretePosterior(Posterior):
         self.log_alpha = nn.Parameter(weight.tensor.new_full(weight.grid, method.start))
         first, _ = self._gate(self.log_alpha.detach()).moments()
         # the posterior's mean starts at the weight
-        self.loc = nn.Parameter(weight.tensor / self.pattern.spread(first, self.layout))
+        self.loc = nn.Parameter(weight.tensor / self.pattern.expand(first, self.layout))
 
     def prior(self) -> Tensor:
         z = self.sample(L0Gate(self.log_alpha.shape, self.method.cost, like=self.log_alpha), "gate")
-        return self._slab_prior() * self.pattern.spread(z, self.layout)
+        return self._slab_prior() * self.pattern.expand(z, self.layout)
 
     def guide(self) -> None:
-        self.hold("log_alpha", -10.0, 10.0)
+        self.clamp_("log_alpha", -10.0, 10.0)
         self.sample(self._gate(self.param("log_alpha")), "gate")
         self.param("loc")
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        first, second = (self.pattern.spread(m, self.layout) for m in self._gate(self.log_alpha).moments())
+        first, second = (self.pattern.expand(m, self.layout) for m in self._gate(self.log_alpha).moments())
         var_w = self._slab_variance()
         return first * self.loc, second * var_w + (second - first.square()).clamp_min(0) * self.loc.square()
 
@@ -117,7 +117,7 @@ class _HardConcretePosterior(Posterior):
         """P(z ≠ 0) of each group."""
         return self._gate(self.log_alpha).open
 
-    def relevant(self) -> Tensor:
+    def kept_by_paper(self) -> Tensor:
         """The test-time gate is not 0."""
         low, high = self.method.stretch
         return self.log_alpha.sigmoid() * (high - low) + low > 0
@@ -133,7 +133,7 @@ class _HardConcretePosterior(Posterior):
 
 
 class _GaussianHardConcretePosterior(_HardConcretePosterior):
-    rates: ClassVar[Mapping[str, float]] = {"log_alpha": 5.0, "log_scale": 10.0}
+    lr_multipliers: ClassVar[Mapping[str, float]] = {"log_alpha": 5.0, "log_scale": 10.0}
     per_entry: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
 
     def __init__(self, weight: Weight, method: HardConcrete) -> None:
@@ -142,7 +142,7 @@ class _GaussianHardConcretePosterior(_HardConcretePosterior):
 
     def guide(self) -> None:
         super().guide()
-        self.hold("log_scale", *self.method.clip)
+        self.clamp_("log_scale", *self.method.clip)
         self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
 
     def _slab_prior(self) -> Tensor:

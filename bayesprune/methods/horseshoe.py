@@ -66,13 +66,13 @@ class Horseshoe(Method):
         check_start(self, self.init_log_scale, self.clip)
         check_start(self, self.init_log_group, self.clip)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _HorseshoePosterior(weight, self)
 
 
 class _HorseshoePosterior(Posterior):
     # w̃ is of order 1 and has to cross 0 where a sign is wrong before its scale has shrunk it away
-    rates: ClassVar[Mapping[str, float]] = {
+    lr_multipliers: ClassVar[Mapping[str, float]] = {
         **dict.fromkeys(("loc", "log_scale", "local_log_scale", "global_log_scale"), 10.0),
         **dict.fromkeys(("local_loc", "global_loc"), 3.0),
     }
@@ -99,11 +99,11 @@ class _HorseshoePosterior(Posterior):
         tau = self.sample(dist.HalfCauchy(zero + self.method.global_scale, validate_args=False).expand((1,)), "global")
         local = self.sample(dist.HalfCauchy(zero + 1, validate_args=False).expand(self.local_loc.shape), "local")
         w = self.sample(dist.Normal(zero, zero + 1, validate_args=False).expand(self.loc.shape))
-        return w * self.pattern.spread(self._regularised(tau * local), self.layout)
+        return w * self.pattern.expand(self._regularised(tau * local), self.layout)
 
     def guide(self) -> None:
         for leaf in ("log_scale", "global_log_scale", "local_log_scale"):
-            self.hold(leaf, *self.method.clip)
+            self.clamp_(leaf, *self.method.clip)
         self.sample(self._scales("global"), "global")
         self.sample(self._scales("local"), "local")
         self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
@@ -113,7 +113,7 @@ class _HorseshoePosterior(Posterior):
         var_w = (2 * self.log_scale).exp()
         return first * self.loc, second * var_w + (second - first.square()).clamp_min(0) * self.loc.square()
 
-    def relevant(self) -> Tensor | None:
+    def kept_by_paper(self) -> Tensor | None:
         """The mode of τ λ_g is at least ``mode_threshold``."""
         if self.method.mode_threshold is None:
             return None
@@ -131,7 +131,7 @@ class _HorseshoePosterior(Posterior):
         u, weights = hermite(mean, var.sqrt())
         scale = self._regularised(u.exp())
         first, second = ((scale**k * weights).sum(-1) for k in (1, 2))
-        return self.pattern.spread(first, self.layout), self.pattern.spread(second, self.layout)
+        return self.pattern.expand(first, self.layout), self.pattern.expand(second, self.layout)
 
     def _scales(self, level: str) -> dist.LogNormal:
         loc, log_scale = self.param(f"{level}_loc"), self.param(f"{level}_log_scale")

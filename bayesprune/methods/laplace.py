@@ -50,7 +50,7 @@ class Laplace(Method):
             raise ValueError(f"Laplace's prior is a scale b > 0 or None to learn it, got {self.prior!r}")
         check_start(self, self.init_log_scale, self.clip)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _LaplacePosterior(weight, self)
 
 

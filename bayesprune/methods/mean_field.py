@@ -26,7 +26,7 @@ class MeanField(Posterior):
         clip: log σ is held in this range.
     """
 
-    rates: ClassVar[Mapping[str, float]] = {"log_scale": 10.0}
+    lr_multipliers: ClassVar[Mapping[str, float]] = {"log_scale": 10.0}
     per_entry: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
 
     def __init__(self, weight: Weight, init_log_scale: float, clip: tuple[float, float]) -> None:
@@ -36,7 +36,7 @@ class MeanField(Posterior):
         self.log_scale = nn.Parameter(torch.full_like(weight.tensor, init_log_scale))
 
     def guide(self) -> None:
-        self.hold("log_scale", *self.clip)
+        self.clamp_("log_scale", *self.clip)
         self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
 
     def moments(self) -> tuple[Tensor, Tensor]:

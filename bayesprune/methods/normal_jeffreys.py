@@ -52,12 +52,12 @@ class NormalJeffreys(Method):
         check_start(self, self.init_log_scale, self.clip)
         check_start(self, self.init_log_group, self.clip)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _NormalJeffreysPosterior(weight, self)
 
 
 class _NormalJeffreysPosterior(Posterior):
-    rates: ClassVar[Mapping[str, float]] = {"group_loc": 3.0, "log_group": 10.0, "log_scale": 10.0}
+    lr_multipliers: ClassVar[Mapping[str, float]] = {"group_loc": 3.0, "log_group": 10.0, "log_scale": 10.0}
     per_entry: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
     per_group: ClassVar[frozenset[str]] = frozenset({"group_loc", "log_group"})
 
@@ -73,21 +73,21 @@ class _NormalJeffreysPosterior(Posterior):
         z = self.sample(LogUniform(self.group_loc.shape, like=self.group_loc), "z")
         r = by_group(self.loc.square() + (2 * self.log_scale).exp(), self.pattern, self.layout)
         w = self.sample(dist.Normal(torch.zeros_like(r), r, validate_args=False))
-        return w * self.pattern.spread(z, self.layout)
+        return w * self.pattern.expand(z, self.layout)
 
     def guide(self) -> None:
-        self.hold("log_group", *self.method.clip)
-        self.hold("log_scale", *self.method.clip)
+        self.clamp_("log_group", *self.method.clip)
+        self.clamp_("log_scale", *self.method.clip)
         self.sample(dist.Normal(self.param("group_loc"), self.param("log_group").exp(), validate_args=False), "z")
         self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        z = self.pattern.spread(self.group_loc, self.layout)
-        var_z = self.pattern.spread((2 * self.log_group).exp(), self.layout)
+        z = self.pattern.expand(self.group_loc, self.layout)
+        var_z = self.pattern.expand((2 * self.log_group).exp(), self.layout)
         var_w = (2 * self.log_scale).exp()
         return z * self.loc, z.square() * var_w + var_z * (self.loc.square() + var_w)
 
-    def relevant(self) -> Tensor | None:
+    def kept_by_paper(self) -> Tensor | None:
         """log α_z is at most ``log_alpha_threshold``."""
         if self.method.log_alpha_threshold is None:
             return None

@@ -47,7 +47,7 @@ class SparseVD(Method):
     def __post_init__(self) -> None:
         check_start(self, self.init_log_scale, self.clip)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _SparseVDPosterior(weight, self)
 
 

@@ -45,7 +45,7 @@ class SpikeSlab(Method):
 
     The paper keeps groups of π > ½, the median probability model, which is no threshold on SNR.
 
-    >>> SpikeSlab(inclusion=0.1).over(Weight("w", torch.ones(2), Unstructured())).inclusion()
+    >>> SpikeSlab(inclusion=0.1).posterior(Weight("w", torch.ones(2), Unstructured())).inclusion()
     tensor([0.9000, 0.9000], grad_fn=<SigmoidBackward0>)
     """
 
@@ -72,12 +72,12 @@ class SpikeSlab(Method):
             )
         check_start(self, self.init_log_scale, self.clip)
 
-    def over(self, weight: Weight) -> Posterior:
+    def posterior(self, weight: Weight) -> Posterior:
         return _SpikeSlabPosterior(weight, self)
 
 
 class _SpikeSlabPosterior(Posterior):
-    rates: ClassVar[Mapping[str, float]] = {"logit": 20.0, "log_scale": 10.0}
+    lr_multipliers: ClassVar[Mapping[str, float]] = {"logit": 20.0, "log_scale": 10.0}
     per_entry: ClassVar[frozenset[str]] = frozenset({"loc", "log_scale"})
     per_group: ClassVar[frozenset[str]] = frozenset({"logit"})
 
@@ -95,11 +95,11 @@ class _SpikeSlabPosterior(Posterior):
         zero, share = self.loc.new_zeros(()), self._share(self.logit)
         slab = dist.Normal(zero, self._slab(share), validate_args=False).expand(self.loc.shape)
         w = self.sample(Weighted(slab, share))
-        return w * self.pattern.spread(gate, self.layout)
+        return w * self.pattern.expand(gate, self.layout)
 
     def guide(self) -> None:
-        self.hold("logit", -10.0, 10.0)
-        self.hold("log_scale", *self.method.clip)
+        self.clamp_("logit", -10.0, 10.0)
+        self.clamp_("log_scale", *self.method.clip)
         logit = self.param("logit")
         self.sample(self._gate(logit), "gate")
         slab = LazyNormal(self.param("loc"), self.param("log_scale").exp())
@@ -113,7 +113,7 @@ class _SpikeSlabPosterior(Posterior):
         """π of each group."""
         return self.logit.sigmoid()
 
-    def relevant(self) -> Tensor:
+    def kept_by_paper(self) -> Tensor:
         """π > ½."""
         return self.logit > 0
 
@@ -123,7 +123,7 @@ class _SpikeSlabPosterior(Posterior):
         return shared(self.loc.square() + (2 * self.log_scale).exp(), share * self.entries()).sqrt()
 
     def _share(self, logit: Tensor) -> Tensor:
-        return self.pattern.spread(logit.sigmoid(), self.layout)
+        return self.pattern.expand(logit.sigmoid(), self.layout)
 
     def _gate(self, logit: Tensor) -> TorchDistributionMixin:
         if self.training:

@@ -1,4 +1,4 @@
-"""Plain values as a tensor of bytes, so that a state dict holds tensors alone."""
+"""Plain values encoded as a byte tensor, so that a state dict holds tensors alone."""
 
 import json
 from typing import Any

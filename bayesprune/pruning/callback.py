@@ -15,7 +15,7 @@ __all__ = ["Callback", "Run"]
 
 @dataclass
 class Run:
-    """A training run under way.
+    """The state of a running fit, as callbacks see it.
 
     Attributes:
         bnet: the net that is being fitted.
@@ -61,7 +61,7 @@ class Run:
 
 
 class Callback:
-    """Something that acts during a run; each method does nothing unless overridden."""
+    """Base class of training callbacks; each method does nothing unless overridden."""
 
     def on_start(self, run: Run) -> None:
         """Before the first step; ``run.step`` says how many a checkpoint had done."""

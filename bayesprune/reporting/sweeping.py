@@ -27,7 +27,7 @@ from bayesprune.pruning.masking import BudgetWarning, EmptyLayerWarning, Scope, 
 from bayesprune.pruning.saliency import Saliency, magnitude, random, snr
 from bayesprune.sparse import export, nbytes
 from bayesprune.sparse.surgery.masked import masked_copy
-from bayesprune.sparse.timing.race import race
+from bayesprune.sparse.timing.interleaved import time_interleaved
 from bayesprune.tables import Table
 
 __all__ = ["Curve", "Point", "sweep"]
@@ -245,7 +245,7 @@ def _size(
         dense = copy.deepcopy(bnet.net).to(device).eval()
         packed = export(dense, means, kept, example=example)
         runs = {"dense": partial(call, dense, example), "packed": partial(call, packed, example)}
-        seconds = race(runs, device=device)
+        seconds = time_interleaved(runs, device=device)
         found |= {"seconds": seconds["packed"], "speedup": seconds["dense"] / seconds["packed"]}
     return found
 

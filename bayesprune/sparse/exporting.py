@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from bayesprune.sparse import compact as compacting  # a lazy door: scipy and torch.export stand behind it
 from bayesprune.sparse.checks import check_net, check_variances
-from bayesprune.sparse.formats import Dense, Format
+from bayesprune.sparse.formats import Format
 from bayesprune.sparse.formats.quantised import Bits
 from bayesprune.sparse.layers.conv import SparseConv2d, channels_last
+from bayesprune.sparse.layers.variances import carry_variances
 from bayesprune.sparse.planning.apply import apply
 from bayesprune.sparse.planning.plan import Plan
 from bayesprune.sparse.planning.planner import forced_formats, left_bits, left_formats, make_plan
@@ -35,7 +37,7 @@ def export(
 
     ``nn.MultiheadAttention``, ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``, which read their weights themselves, are opened
     into layers where that is faster as a whole; torch's encoders then have no fast path that would pass over them.
-    A batch normalisation, a ReLU or a GELU (torch's transformer layers' included) that alone takes the result of a
+    A batch normalisation, a ReLU, GELU or SiLU (torch's transformer layers' included) that alone takes the result of a
     packed layer is worked out in it, and an ``nn.Identity`` takes its place: training what was exported goes on without
     batch statistics. What cannot run packed (the plan says which, and why) stays masked dense in its own module;
     fine-tuning such a weight fills its zeros again. An infinite input meets no masked weight here, where ``inf * 0`` is
@@ -55,7 +57,8 @@ def export(
         bits: 8 or 4, or how many bits each weight bears; see :func:`bayesprune.sparse.planning.planner`.
         variances: how uncertain each weight is, in its own shape: where integers hold it, scales and rounding make the
             errors least where it is surest. ``bnet.variances()``; without it, or for a weight that it lacks, the
-            largest integer stands for the output's largest weight.
+            largest integer stands for the output's largest weight. The net carries them until it is saved, so that
+            ``bp.save(…, compress=True)`` need not be given them again.
 
     Raises:
         ValueError: masks, means, variances, bits, example or plan that do not fit the net; a plan together with
@@ -78,9 +81,7 @@ def export(
                 "a plan is for the net as it was before compact: leave plan out, or give export the net and masks of "
                 "bayesprune.compact, and the plan made for these"
             )
-        from bayesprune.sparse.compact import compact as cut  # brings scipy and torch.export with it
-
-        smaller = cut(net, means, masks, example=example)
+        smaller = compacting.compact(net, means, masks, example=example)
         now = {name: smaller.now(name) for name in masks}
         formats, bits = left_formats(formats, now, smaller.masks), left_bits(bits, now, smaller.masks)
         net, means, masks, variances = smaller.net, {}, smaller.masks, smaller.cut(variances or {})
@@ -95,8 +96,10 @@ def export(
         if forced:
             again = make_plan(masked, {name: masks[name] for name in forced}, example, formats, cached)
             plan = Plan({**plan.choices, **again.choices}, plan.device, plan.threads)
-    packed = [name for name, choice in plan.choices.items() if not isinstance(choice.format, Dense)]
+    packed = [name for name, choice in plan.choices.items() if not choice.format.is_dense]
     masked = apply(masked, plan.choices, masks, calls_on(masked, example, packed), variances)
+    whole = {name: x for name, x in (variances or {}).items() if name not in packed}
+    carry_variances(masked, whole)
     fuse(masked, example)
     if any(isinstance(module, SparseConv2d) for module in masked.modules()):
         channels_last(masked)  # what packed convolutions hand on is so: others would turn it round, and it back

@@ -29,7 +29,7 @@ from bayesprune.sparse.bench.end_to_end import in_onnx_runtime
 from bayesprune.sparse.bench.flops import flops
 from bayesprune.sparse.compact import compact
 from bayesprune.sparse.timing.cache import processor
-from bayesprune.sparse.timing.race import race
+from bayesprune.sparse.timing.interleaved import time_interleaved
 
 HEADS = {
     nn.MultiheadAttention: ("in_proj_weight", "out_proj.weight"),
@@ -142,7 +142,7 @@ def random_masks(net: nn.Module, case: Case, gone: float) -> dict[str, Tensor]:
             stay = kept(case.heads, gone)
             for name, side, packed in ((f"{path}.{into}", "out", 3), (f"{path}.{out}", "in", 1)):
                 pattern = bp.Heads(case.heads, side=side, packed=packed)
-                masks[name] = pattern.spread(stay, layout_of(net, name)).clone()
+                masks[name] = pattern.expand(stay, layout_of(net, name)).clone()
     return masks
 
 
@@ -169,7 +169,7 @@ def measure(case: Case, batch: int, gone: float, budget: float, runtime: bool) -
         for name, one in (("dense", net), ("compact", small)) if runtime else ():
             way = in_onnx_runtime(one, x, torch.get_num_threads())
             ways |= {f"onnxruntime {name}": way} if way else {}
-        seconds = race(ways, device=x.device, budget=budget, rounds=200, sample=1e-3, give_up=float("inf"))
+        seconds = time_interleaved(ways, device=x.device, budget=budget, rounds=200, sample=1e-3, give_up=float("inf"))
     return {
         "weights": [sum(p.numel() for p in one.parameters()) for one in (net, small)],
         "bytes": [bp.sparse.nbytes(one) for one in (net, small)],

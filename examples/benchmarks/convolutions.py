@@ -16,7 +16,7 @@ from torch import nn
 from bayesprune.sparse import BSR
 from bayesprune.sparse.buffers.geometry import Geometry
 from bayesprune.sparse.layers.conv import SparseConv2d
-from bayesprune.sparse.timing.race import race
+from bayesprune.sparse.timing.interleaved import time_interleaved
 
 CASES = ((64, 64, 3, 56), (256, 256, 3, 14), (256, 1024, 1, 14))
 
@@ -45,7 +45,7 @@ def main() -> None:
             with torch.no_grad():
                 error = float((sparse(x) - dense(x)).abs().max())
                 ways = {"dense": partial(dense, x), "sparse": partial(sparse, x)}
-                seconds = race(ways, device=x.device, budget=2.0, rounds=300, sample=1e-3)
+                seconds = time_interleaved(ways, device=x.device, budget=2.0, rounds=300, sample=1e-3)
             name = f"{side}×{side}, {inputs}→{outputs}, {pixels}²"
             times = [f"{seconds[way] * 1e6:,.0f} µs" for way in ("dense", "sparse")]
             ratio = f"{seconds['dense'] / seconds['sparse']:.2f}×"

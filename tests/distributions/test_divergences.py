@@ -29,7 +29,7 @@ def under(density: Callable[[float], float], value: Callable[[float], float], lo
 
 
 def kl_of(method: Method, tensor: Tensor, training: bool = True) -> Tensor:
-    posterior = method.over(Weight("w", tensor, method.pattern)).train(training)
+    posterior = method.posterior(Weight("w", tensor, method.pattern)).train(training)
     with torch.random.fork_rng():
         elbo = MeanFieldELBO()
         elbo.differentiable_loss(posterior.prior, posterior.guide)
@@ -143,7 +143,7 @@ def test_spike_and_slab_is_exact_in_evaluation() -> None:
     gaussian = math.log(0.7 / sd) - 0.5 + (sd**2 + (mu / pi).square()) / (2 * 0.49)
     expected = 12 * bernoulli + pi * float(gaussian.sum())
     assert kl_of(method, mu, training=False).item() == pytest.approx(expected, rel=1e-6)
-    posterior = method.over(Weight("w", mu, Unstructured())).eval()
+    posterior = method.posterior(Weight("w", mu, Unstructured())).eval()
     with torch.no_grad():
         draws = []
         for _ in range(2000):
@@ -158,7 +158,7 @@ def test_a_relaxed_spike_and_slab_bounds_the_exact_one_at_any_temperature() -> N
     mu = torch.randn(200, dtype=torch.float64)
 
     def relaxed(temperature: float) -> float:
-        posterior = SpikeSlab(temperature=temperature).over(Weight("w", mu, Unstructured()))
+        posterior = SpikeSlab(temperature=temperature).posterior(Weight("w", mu, Unstructured()))
         elbo, found = MeanFieldELBO(), []
         for seed in range(30):
             torch.manual_seed(seed)

@@ -108,7 +108,7 @@ def posterior_of(case: str, place: str, repeats: int = 1) -> Posterior:
     shape, pattern = PLACES[place]
     torch.manual_seed(0)
     weight = (0.4 * torch.randn(shape)).repeat(repeats, *[1] * (len(shape) - 1))
-    posterior = CASES[case](pattern).over(Weight("fc.weight", weight, pattern))
+    posterior = CASES[case](pattern).posterior(Weight("fc.weight", weight, pattern))
     with torch.no_grad():
         for parameter in posterior.parameters():
             times = repeats if parameter.shape[0] >= repeats else 1  # what all groups share does not grow
@@ -168,7 +168,7 @@ def test_prior_can_draw(place: str, case: str) -> None:
 @every_method
 def test_everything_stays_in_the_weights_dtype(case: str) -> None:
     weight = Weight("w", torch.randn(8, 12, dtype=torch.float64), Unstructured())
-    posterior = CASES[case](Unstructured()).over(weight)
+    posterior = CASES[case](Unstructured()).posterior(weight)
     under_q, under_p = traced(posterior)
     tensors = [posterior.prior(), *posterior.moments(), *posterior.parameters()]
     tensors += [t.nodes[n]["value"] for t in (under_q, under_p) for n in samples(t)]
@@ -233,7 +233,7 @@ def test_kl_sums_over_entries(case: str) -> None:
 def point(method: Method, loc: float, scale: float, n: int = 1) -> Posterior:
     """A Gaussian posterior N(loc, scale²), ``n`` entries alike, in float64."""
     weight = torch.full((n,), loc, dtype=torch.float64)
-    posterior = method.over(Weight("w", weight, Unstructured()))
+    posterior = method.posterior(Weight("w", weight, Unstructured()))
     posterior.get_parameter("log_scale").data.fill_(math.log(scale))
     return posterior
 
@@ -306,8 +306,8 @@ def test_gradients_reach_every_entry_of_every_parameter(place: str, case: str) -
 @every_method
 def test_rates_name_parameters(case: str) -> None:
     posterior = posterior_of(case, "linear-unstructured")
-    assert set(posterior.rates) <= {name for name, _ in posterior.named_parameters()}
-    assert all(rate > 0 for rate in posterior.rates.values())
+    assert set(posterior.lr_multipliers) <= {name for name, _ in posterior.named_parameters()}
+    assert all(rate > 0 for rate in posterior.lr_multipliers.values())
 
 
 # --- pruning ----------------------------------------------------------------------------------------------------------
@@ -419,7 +419,7 @@ def test_state_dict_carries_parameters_and_what_is_pruned(place: str, case: str)
     posterior = posterior_of(case, place)
     posterior.prune(half(posterior))
     shape, pattern = PLACES[place]
-    fresh = CASES[case](pattern).over(Weight("fc.weight", torch.zeros(shape), pattern))
+    fresh = CASES[case](pattern).posterior(Weight("fc.weight", torch.zeros(shape), pattern))
     assert bool(fresh.kept.all())
     fresh.load_state_dict(posterior.state_dict())
     assert torch.equal(fresh.kept, posterior.kept)
@@ -448,7 +448,7 @@ def test_methods_are_frozen_values(case: str) -> None:
 def test_a_method_leaves_the_weight_as_it_was(case: str) -> None:
     tensor = torch.randn(8, 12, requires_grad=True)
     before = tensor.detach().clone()
-    posterior = CASES[case](Unstructured()).over(Weight("w", tensor, Unstructured()))
+    posterior = CASES[case](Unstructured()).posterior(Weight("w", tensor, Unstructured()))
     with torch.no_grad():
         for parameter in posterior.parameters():
             parameter.fill_(7.0)
@@ -459,7 +459,7 @@ def test_a_method_leaves_the_weight_as_it_was(case: str) -> None:
 @every_method
 def test_a_posterior_starts_at_the_weight(case: str) -> None:
     tensor = torch.randn(8, 12)
-    mean, var = CASES[case](Unstructured()).over(Weight("w", tensor, Unstructured())).moments()
+    mean, var = CASES[case](Unstructured()).posterior(Weight("w", tensor, Unstructured())).moments()
     assert torch.allclose(mean, tensor, rtol=1e-3)
     assert bool((var < 0.01 + 0.4 * tensor.square()).all())  # gates start half-way, noise much lower
 
@@ -478,7 +478,7 @@ def test_a_learned_prior_is_the_best_one_and_its_gradient_is_that_of_a_fixed_one
 
     def posterior(scale: float | None) -> Posterior:
         torch.manual_seed(0)
-        made = WITH_SCALE[what](scale).over(Weight("w", tensor, Unstructured()))
+        made = WITH_SCALE[what](scale).posterior(Weight("w", tensor, Unstructured()))
         for parameter in made.parameters():
             parameter.data.add_(torch.rand_like(parameter))
         made.prune(torch.arange(30) % 3 > 0)
@@ -508,7 +508,7 @@ def test_thresholds_are_the_papers() -> None:
 def test_scales_are_held_inside_the_clip_and_can_come_back() -> None:
     """A projection, not a clamp in the graph: at the bound the gradient still flows."""
     for method in (SparseVD(clip=(-5.0, -1.0)), Gaussian(clip=(-5.0, -1.0))):
-        posterior = method.over(Weight("w", torch.ones(2), Unstructured()))
+        posterior = method.posterior(Weight("w", torch.ones(2), Unstructured()))
         log_scale = posterior.get_parameter("log_scale")
         log_scale.data.copy_(torch.tensor([-50.0, 50.0]))
         posterior.guide()
@@ -520,26 +520,26 @@ def test_scales_are_held_inside_the_clip_and_can_come_back() -> None:
 
 def test_rules_that_are_no_threshold_on_snr_are_the_papers() -> None:
     def over(method: Method) -> Posterior:
-        return method.over(Weight("w", torch.ones(2, 3), method.pattern))
+        return method.posterior(Weight("w", torch.ones(2, 3), method.pattern))
 
     spike = over(SpikeSlab())
     spike.get_parameter("logit").data[0] = -0.1
-    assert spike.relevant().tolist() == [[False] * 3, [True] * 3]
+    assert spike.kept_by_paper().tolist() == [[False] * 3, [True] * 3]
     gate = over(HardConcrete())
     shut = math.log(1 / 11)  # sigmoid(log α) 1.2 − 0.1 = 0 at 1/12
     gate.get_parameter("log_alpha").data[0] = torch.tensor([shut - 0.01, shut + 0.01, 9.0])
-    assert gate.relevant().tolist() == [[False, True, True], [True] * 3]
+    assert gate.kept_by_paper().tolist() == [[False, True, True], [True] * 3]
     scale = over(Horseshoe(mode_threshold=0.5))
     scale.get_parameter("global_loc").data.fill_(0.0)
     scale.get_parameter("global_log_scale").data.fill_(-20.0)
     scale.get_parameter("local_log_scale").data.fill_(0.0)  # the mode is exp(μ − 1)
     scale.get_parameter("local_loc").data = torch.tensor([0.29, 0.32])
-    assert scale.relevant().tolist() == [False, True]
+    assert scale.kept_by_paper().tolist() == [False, True]
     jeffreys = over(NormalJeffreys(log_alpha_threshold=-1.0))
     jeffreys.get_parameter("log_group").data = torch.tensor([-0.51, -0.49])
-    assert jeffreys.relevant().tolist() == [True, False]
+    assert jeffreys.kept_by_paper().tolist() == [True, False]
     for method in (Gaussian(), Laplace(), Horseshoe(), NormalJeffreys(), SparseVD(), ARD(), GroupVD()):
-        assert over(method).relevant() is None
+        assert over(method).kept_by_paper() is None
 
 
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
@@ -575,7 +575,7 @@ def test_bad_hyper_parameters_are_errors(what: str) -> None:
 def test_a_posterior_says_which_parameters_are_per_entry_and_per_group(case: str) -> None:
     """By a grid whose shape is no other's: what has that shape is said to be per group, and nothing else."""
     weight = Weight("w", torch.randn(6, 5), Channel(1))
-    posterior = CASES[case](Channel(1)).over(weight)
+    posterior = CASES[case](Channel(1)).posterior(weight)
     by_shape = {(6, 5): "entry", (5,): "group"}
     for leaf, parameter in posterior.named_parameters():
         mask = posterior.mask_of(leaf)
@@ -585,7 +585,10 @@ def test_a_posterior_says_which_parameters_are_per_entry_and_per_group(case: str
 
 def test_whether_a_posterior_is_whole_follows_every_way_of_changing_its_mask() -> None:
     weight = Weight("w", torch.randn(2, 2), Unstructured())
-    posterior, other = CASES["sparse_vd"](Unstructured()).over(weight), CASES["sparse_vd"](Unstructured()).over(weight)
+    posterior, other = (
+        CASES["sparse_vd"](Unstructured()).posterior(weight),
+        CASES["sparse_vd"](Unstructured()).posterior(weight),
+    )
     assert posterior.whole
     posterior.prune(torch.eye(2, dtype=torch.bool))
     assert not posterior.whole
@@ -599,3 +602,38 @@ def test_whether_a_posterior_is_whole_follows_every_way_of_changing_its_mask() -
     twin.kept[:] = True
     assert twin.whole
     assert not posterior.whole
+
+
+def test_a_method_written_with_the_last_releases_names_still_works() -> None:
+    with pytest.warns(DeprecationWarning) as told:
+
+        class Old(type(SparseVD().posterior(Weight("w", torch.ones(2, 2), Unstructured())))):  # type: ignore[misc]
+            rates = {"loc": 2.0}  # noqa: RUF012
+
+            def relevant(self) -> Tensor:
+                return self.kept
+
+            def guide(self) -> None:
+                self.hold("log_scale", -1.0, 0.0)
+                super().guide()
+
+        class OldMethod(Method):
+            pattern: Pattern = Unstructured()
+
+            def over(self, weight: Weight) -> Posterior:
+                return Old(weight, SparseVD())
+
+        posterior = OldMethod().posterior(Weight("w", torch.ones(2, 2), Unstructured()))
+        traced(posterior)
+    said = {str(warning.message) for warning in told}
+    assert said == {
+        "Old.rates is called lr_multipliers now",
+        "Old.relevant is called kept_by_paper now",
+        "Posterior.hold is called clamp_ now",
+        "OldMethod.over is called posterior now",
+    }
+    assert posterior.lr_multipliers == {"loc": 2.0}
+    assert torch.equal(posterior.kept_by_paper(), posterior.kept)
+    assert bool((posterior.get_parameter("log_scale") >= -1).all())
+    with pytest.warns(DeprecationWarning, match="Method.over is called posterior now"):
+        assert isinstance(SparseVD().over(Weight("w", torch.ones(2), Unstructured())), Posterior)

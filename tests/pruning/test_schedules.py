@@ -297,13 +297,13 @@ def test_bad_schedules_are_errors(what: str) -> None:
 def test_optimiser_memory_goes_by_the_parameters_name_not_by_its_shape() -> None:
     """A free parameter whose shape is the mask's keeps its memory."""
 
-    class WithExtra(type(bp.SparseVD().over(Weight("w", torch.ones(3, 3), bp.Unstructured())))):  # type: ignore[misc]
+    class WithExtra(type(bp.SparseVD().posterior(Weight("w", torch.ones(3, 3), bp.Unstructured())))):  # type: ignore[misc]
         def __init__(self, weight: Weight, method: bp.SparseVD) -> None:
             super().__init__(weight, method)
             self.rotation = torch.nn.Parameter(torch.eye(3))
 
     class Method(bp.SparseVD):
-        def over(self, weight: Weight) -> bp.Posterior:
+        def posterior(self, weight: Weight) -> bp.Posterior:
             return WithExtra(weight, self)
 
     bnet = bp.BayesianNet(torch.nn.Sequential(torch.nn.Linear(3, 3)), {"0.weight": Method()})

@@ -19,7 +19,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from bayesprune.sparse.bench.products import dense_twin, rival_ways
 from bayesprune.sparse.layers.conv import channels_last
 from bayesprune.sparse.layers.linear import SparseLinear
-from bayesprune.sparse.timing.race import race
+from bayesprune.sparse.timing.interleaved import time_interleaved
 
 __all__ = ["EndToEnd", "Layer", "compare", "in_onnx_runtime", "spent"]
 
@@ -185,7 +185,7 @@ def _layer(layer: SparseLinear, x: Tensor, rivals: bool, budget: float, inside: 
     weight = plain.weight
     if rivals and weight.dim() == 2:
         ways |= rival_ways(plain.format, weight, weight != 0, x.reshape(-1, weight.shape[1]))
-    seconds = race(ways, device=x.device, budget=budget, rounds=100, sample=1e-3)
+    seconds = time_interleaved(ways, device=x.device, budget=budget, rounds=100, sample=1e-3)
     kept = int(weight.count_nonzero()) / weight.numel()
     return Layer(tuple(x.shape), kept, seconds, seconds["dense"] if inside is None else inside)
 
@@ -223,7 +223,7 @@ def compare(
         if runtime and x.dtype == torch.float32:
             way = in_onnx_runtime(dense, x, torch.get_num_threads())
             ways |= {"onnxruntime dense": way} if way else {}
-        seconds = race(ways, device=x.device, budget=budget, rounds=500, sample=1e-3, give_up=math.inf)
+        seconds = time_interleaved(ways, device=x.device, budget=budget, rounds=500, sample=1e-3, give_up=math.inf)
         turns = max(1, min(20, int(budget / seconds["dense"])))
         times = {"dense": spent(dense, x, turns), "sparse": spent(sparse, x, turns)}
         clocked = seconds["dense"] / sum(times["dense"].values())  # taking the time of each module takes time

@@ -19,7 +19,7 @@ aten = torch.ops.aten
 
 @rule(aten._native_batch_norm_legit_no_training)
 def batch_norm(walk: Walk, node: fx.Node) -> Result:
-    """A factor and a shift a channel, in eval mode."""
+    """Batch normalisation in eval mode: a factor and a shift per channel."""
     x, *vectors, _, eps = node.args
     names = [None if one is None else walk.parameter(one) for one in vectors]
     if any(one is not None and name is None for one, name in zip(vectors, names, strict=True)):
@@ -29,13 +29,13 @@ def batch_norm(walk: Walk, node: fx.Node) -> Result:
 
 @rule(aten.batch_norm, aten._native_batch_norm_legit, aten.native_batch_norm)
 def batch_statistics(walk: Walk, node: fx.Node) -> Result:
-    """Statistics of the batch itself."""
+    """Batch normalisation by the statistics of the batch itself."""
     return walk.barrier(node, f"{where(node)} takes statistics over the batch")
 
 
 @rule(aten.instance_norm)
 def instance_norm(walk: Walk, node: fx.Node) -> Result:
-    """Statistics of each channel alone: a constant channel becomes the shift."""
+    """Instance normalisation: statistics of each channel alone, so a constant channel becomes the shift."""
     x, weight, bias, mean, variance, by_input, _, eps, *_ = node.args
     names = [None if one is None else walk.parameter(one) for one in (weight, bias)]
     if not by_input or any(one is not None and name is None for one, name in zip((weight, bias), names, strict=True)):
@@ -69,7 +69,7 @@ def _by_channel(walk: Walk, x: object, names: list[str | None], eps: float, igno
 
 @rule(aten.prelu)
 def prelu(walk: Walk, node: fx.Node) -> Result:
-    """A slope for all, or one a channel."""
+    """PReLU: one slope for all channels, or one per channel."""
     value, name = walk.value(node.args[0]), walk.parameter(node.args[1])
     if value is None or name is None:
         return walk.barrier(node, "its slope is shared")
@@ -98,13 +98,13 @@ def prelu(walk: Walk, node: fx.Node) -> Result:
       aten.upsample_bilinear2d, aten.upsample_trilinear3d, aten.upsample_bicubic2d, aten._upsample_nearest_exact1d,
       aten._upsample_nearest_exact2d, aten._upsample_nearest_exact3d, aten._upsample_bilinear2d_aa)  # fmt: skip
 def resize(walk: Walk, node: fx.Node) -> Result:
-    """Pooling and scaling, by which a constant stays what it is."""
+    """Pooling and resizing that keep a constant channel constant."""
     return _within(walk, node, keeps=True)
 
 
 @rule(aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d)
 def avg_pool(walk: Walk, node: fx.Node) -> Result:
-    """A mean over windows, which a padding's zeros enter."""
+    """Average pooling: a mean over windows, into which the padding's zeros count."""
     padding: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("padding", 0)
     counted = node.args[5] if len(node.args) > 5 else node.kwargs.get("count_include_pad", True)
     divisor = node.args[6] if len(node.args) > 6 else node.kwargs.get("divisor_override")
@@ -152,7 +152,7 @@ def _reduced(walk: Walk, value: Value, axes: list[int], keeps: bool, zero: bool 
 @rule(aten.mean, aten.sum, aten.amax, aten.amin, aten.logsumexp, aten.var, aten.std, aten.norm, aten.linalg_vector_norm,
       aten.max, aten.min, aten.argmax, aten.argmin, aten.prod, aten.cumsum, aten.any, aten.all)  # fmt: skip
 def reduce(walk: Walk, node: fx.Node) -> Result:
-    """Over positions each channel by itself; over channels they all stay."""
+    """Reductions: over positions each channel by itself; over channels they all stay."""
     value, meta = walk.value(node.args[0]), node.meta["val"]
     packet = node.target.overloadpacket  # type: ignore[union-attr]
     known = {aten.mean: True, aten.amax: True, aten.amin: True, aten.sum: False}
@@ -173,7 +173,7 @@ def reduce(walk: Walk, node: fx.Node) -> Result:
 
 @rule(aten.layer_norm, aten.rms_norm, aten.native_layer_norm)
 def layer_norm(walk: Walk, node: fx.Node) -> Result:
-    """Statistics over the channels, which all stay."""
+    """Layer normalisation: statistics over the channels, which all stay."""
     value, meta = walk.value(node.args[0]), node.meta["val"]
     sides: Any = node.args[1]
     if value is None or not isinstance(meta, Tensor):
@@ -184,7 +184,7 @@ def layer_norm(walk: Walk, node: fx.Node) -> Result:
 
 @rule(aten.softmax, aten._softmax, aten.log_softmax, aten._safe_softmax)
 def softmax(walk: Walk, node: fx.Node) -> Result:
-    """Each entry by the sum of all along an axis."""
+    """Softmax: each entry is divided by the sum of all along an axis."""
     value = walk.value(node.args[0])
     assert value is not None
     axis: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", -1)
@@ -211,18 +211,18 @@ def _across(walk: Walk, node: fx.Node, value: Value, axes: list[int], what: str)
 
 @rule(aten.group_norm, aten.native_group_norm)
 def group_norm(walk: Walk, node: fx.Node) -> Result:
-    """Statistics over several channels, which all stay."""
+    """Group normalisation: statistics over several channels, which all stay."""
     return walk.barrier(node, "GroupNorm's statistics are over channels")
 
 
 @rule(aten.lstm, aten.gru, aten.rnn_tanh, aten.rnn_relu)
 def recurrent(walk: Walk, node: fx.Node) -> Result:
-    """Read as a whole."""
+    """Recurrent layers: read as a whole."""
     return walk.barrier(node, f"{where(node)} is recurrent")
 
 
 @rule(operator.getitem)
 def getitem(walk: Walk, node: fx.Node) -> Result:
-    """One of several results."""
+    """Choose one of an operator's several results."""
     several: Any = walk.values[node.args[0]]  # type: ignore[index]
     return several[node.args[1]]

@@ -25,7 +25,7 @@ __all__ = ["Compacted", "compact"]
 
 @dataclass(frozen=True)
 class Compacted:
-    """A net made smaller.
+    """A physically smaller net, its masks, and what changed.
 
     Args:
         net: the user's own classes in eval mode, with smaller tensors; attention of which heads went calls its layers.

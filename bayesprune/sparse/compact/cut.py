@@ -12,7 +12,7 @@ from bayesprune.sparse.compact.facts import Facts, Read, Rect
 from bayesprune.sparse.compact.prepare import Prepared, prefix_of
 from bayesprune.sparse.compact.solve import Solution, box
 from bayesprune.sparse.layers.sizes import refit
-from bayesprune.sparse.surgery.composites import open_at, set_fast_paths
+from bayesprune.sparse.surgery.surgery import Surgery
 
 __all__ = ["Change", "Cut", "cut"]
 
@@ -242,8 +242,7 @@ def _fit(
         prefix = prefix_of(path)
         left = {name: mask for name, mask in left.items() if not name.startswith(prefix)}
         left |= {name: mask for name, mask in prepared.masks.items() if name.startswith(prefix)}
-        result = open_at(result, path, prepared.opened[path])
-    set_fast_paths(result, (f"{path}.in_proj" for path in opened), on=False)
+    result = Surgery(composites={path: prepared.opened[path] for path in opened}).apply(result)
     left = {name: tensors.masks.get(name, mask) for name, mask in left.items()}
     by_path: dict[str, dict[str, Tensor]] = {path: {} for path in heads}
     for name, x in tensors.new.items():

@@ -12,7 +12,7 @@ __all__ = ["Axis", "Facts", "Flow", "Groups", "Limit", "Mix", "Parts", "Read", "
 
 @dataclass(frozen=True)
 class Flow:
-    """Each of ``out`` is computed from the atom beside it in ``into``, where ``through`` is True."""
+    """Pointwise dependence: each of ``out`` depends on the atom beside it in ``into``, where ``through`` is True."""
 
     out: Tensor
     into: Tensor
@@ -21,7 +21,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class Mix:
-    """Any of ``out`` is computed from all of ``into``."""
+    """Dense dependence: any of ``out`` depends on all of ``into``."""
 
     out: Tensor
     into: Tensor
@@ -65,7 +65,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Rect:
-    """A tensor of these labels has to stay a full box: what goes are whole slices.
+    """Constraint: a tensor of these labels stays a full box, of which whole slices go.
 
     Args:
         labels: the tensor's.
@@ -80,7 +80,7 @@ class Rect:
 
 @dataclass(frozen=True)
 class Uncut:
-    """Along ``axis`` no slice of these labels goes."""
+    """Constraint: along ``axis`` no slice of these labels goes."""
 
     labels: Tensor
     axis: int
@@ -90,7 +90,7 @@ class Uncut:
 
 @dataclass(frozen=True)
 class Parts:
-    """As many slices of ``labels`` go in each of ``count`` equal parts along ``axis``."""
+    """Constraint: as many slices of ``labels`` go in each of ``count`` equal parts along ``axis``."""
 
     labels: Tensor
     axis: int
@@ -100,7 +100,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Groups:
-    """Of a grouped convolution whole groups go, or of each as many inputs, and as many outputs."""
+    """Constraint of a grouped convolution: whole groups go, or as many inputs and outputs of each group."""
 
     columns: Tensor  # (groups, inputs of one)
     rows: Tensor  # (groups, outputs of one)
@@ -130,7 +130,7 @@ class Whole:
 
 @dataclass
 class Facts:
-    """All that was found."""
+    """All facts and constraints found on the walk."""
 
     atoms: Atoms = field(default_factory=Atoms)
     steps: list[Flow | Mix | Read] = field(default_factory=list)  # in the order in which they are computed
@@ -144,7 +144,7 @@ class Facts:
     needed: list[Tensor] = field(default_factory=list)  # what the net gives out
 
     def tie(self, a: Tensor, b: Tensor) -> None:
-        """Each of ``a`` goes only where the one beside it in ``b`` goes."""
+        """Constraint: each of ``a`` goes only where the one beside it in ``b`` goes."""
         self.ties.append(tuple(torch.broadcast_tensors(a.flatten(), b.flatten())))  # type: ignore[arg-type]
 
     def tie_by(self, index: Tensor, atoms: Tensor, count: int) -> None:
@@ -153,5 +153,5 @@ class Facts:
         self.tie(first[index], atoms)
 
     def pin(self, atoms: Tensor, reason: str) -> None:
-        """None of ``atoms`` goes."""
+        """Constraint: none of ``atoms`` goes."""
         self.pins.append((atoms.unique(), reason))

@@ -22,7 +22,7 @@ _VIEWS = (aten.view, aten._unsafe_view, aten.reshape, aten.unflatten)
       aten.movedim, aten.swapaxes, aten.pixel_shuffle, aten.pixel_unshuffle, aten.channel_shuffle, aten.flip, aten.roll,
       aten.repeat, aten.tile, aten.repeat_interleave.self_int, aten.broadcast_to)  # fmt: skip
 def move(walk: Walk, node: fx.Node) -> Result:
-    """What goes has to be whole slices before and after."""
+    """Reshapes, permutations, concatenations: what goes has to be whole slices before and after."""
     value = _moved(walk, node)
     for one in walk.labelled(node.args[:1]):
         if node.target in (aten.flip.default, aten.roll.default):
@@ -33,7 +33,7 @@ def move(walk: Walk, node: fx.Node) -> Result:
 
 @rule(aten.select, aten.slice, aten.narrow, aten.select_scatter, aten.slice_scatter, aten.unbind, aten.diagonal)
 def pick(walk: Walk, node: fx.Node) -> Result:
-    """An index that is written in counts on all slices to be there."""
+    """Selecting and slicing: a fixed index counts on all slices to be there."""
     value, into = _moved(walk, node), walk.value(node.args[0])
     assert into is not None
     if node.target is aten.diagonal.default:
@@ -52,7 +52,7 @@ def pick(walk: Walk, node: fx.Node) -> Result:
 
 @rule(aten.copy)
 def copy(walk: Walk, node: fx.Node) -> Result:
-    """What is written over a part of another tensor."""
+    """Writes into a part of another tensor."""
     written = walk.value(node.args[1])
     assert written is not None
     return Value(tight(written.labels.expand(node.meta["val"].shape)))
@@ -74,7 +74,7 @@ def split(walk: Walk, node: fx.Node) -> Result:
 
 @rule(aten.glu)
 def glu(walk: Walk, node: fx.Node) -> Result:
-    """One half by the sigmoid of the other."""
+    """GLU: one half times the sigmoid of the other."""
     value = walk.value(node.args[0])
     assert value is not None
     axis = _axis(node, 1, -1) % value.labels.dim()
@@ -121,7 +121,7 @@ def _known(walk: Walk, argument: Any) -> Any:
 
 @rule(aten.pad, aten.constant_pad_nd)
 def pad(walk: Walk, node: fx.Node) -> Result:
-    """Entries beside a channel's own keep it constant where they equal its constant."""
+    """Padding: a channel stays constant where the padded entries equal its constant."""
     value = walk.value(node.args[0])
     assert value is not None
     sides: Any = node.args[1]

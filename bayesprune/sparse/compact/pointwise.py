@@ -18,7 +18,7 @@ _PRODUCTS = (aten.mul.Tensor, aten.mul.Scalar)
 @rule(aten.clone, aten.detach, aten.contiguous, aten.alias, aten.lift_fresh_copy, aten.dropout, aten.feature_dropout,
       aten.alpha_dropout, aten.feature_alpha_dropout, aten._to_copy, aten.to, aten.type_as, aten.positive)  # fmt: skip
 def same(walk: Walk, node: fx.Node) -> Result:
-    """A copy; a dropout in eval mode is one."""
+    """Identity operators: copies, and dropout in eval mode."""
     value = walk.value(node.args[0])
     if node.target in (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default) and node.args[2]:
         return walk.barrier(node, "dropout is on")
@@ -30,7 +30,7 @@ def same(walk: Walk, node: fx.Node) -> Result:
 
 @rule(aten.zeros_like, aten.ones_like, aten.full_like, aten.rand_like, aten.randn_like)
 def like(walk: Walk, node: fx.Node) -> Value:
-    """A tensor as large as another, whatever is in that."""
+    """``zeros_like`` and its kin: a new tensor as large as another."""
     (value,) = walk.labelled(node.args[:1])
     index, (atoms,) = combine([value.labels], walk.facts.atoms.count)
     constants: dict[Any, Any] = {aten.zeros_like: 0.0, aten.ones_like: 1.0}
@@ -44,7 +44,7 @@ def like(walk: Walk, node: fx.Node) -> Value:
 @rule(aten.zeros, aten.ones, aten.full, aten.arange, aten.scalar_tensor, aten.rand, aten.randn, aten.linspace,
       aten.eye, aten.new_zeros, aten.new_ones, aten.new_full)  # fmt: skip
 def made(walk: Walk, node: fx.Node) -> Value:
-    """A tensor of a size that is written in."""
+    """``zeros``, ``arange`` and their kin: a new tensor of a fixed size."""
     constants: dict[Any, Any] = {aten.zeros: 0.0, aten.ones: 1.0, aten.new_zeros: 0.0, aten.new_ones: 1.0}
     packet = node.target.overloadpacket  # type: ignore[union-attr]
     constant = constants.get(packet, torch.nan)
@@ -58,13 +58,13 @@ def made(walk: Walk, node: fx.Node) -> Value:
 
 @rule(aten._assert_tensor_metadata, aten._assert_async)
 def nothing(walk: Walk, node: fx.Node) -> list[Any]:
-    """A check."""
+    """Assertions: no result."""
     return []
 
 
 @rule(aten.hardswish, aten.log_sigmoid, aten.where)  # which torch does not tag
 def pointwise(walk: Walk, node: fx.Node) -> Result:
-    """Any operator that torch tags so."""
+    """Any operator that torch tags as pointwise."""
     shape = node.meta["val"].shape
     operands = [x for x in (*node.args, *node.kwargs.values()) if walk.value(x) is not None]
     values = [walk.value(x) for x in operands]

@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 from bayesprune.sparse.checks import shared_names
 from bayesprune.sparse.layers.attention import SparseAttention
 from bayesprune.sparse.layers.composite import hooked
-from bayesprune.sparse.surgery.composites import Call, calls_on, open_at
+from bayesprune.sparse.surgery.composites import Call, calls_on
+from bayesprune.sparse.surgery.surgery import Surgery
 
 __all__ = ["Prepared", "prefix_of", "prepare"]
 
@@ -62,7 +63,7 @@ def prepare(net: nn.Module, masks: Mapping[str, Tensor], example: object, skip: 
             closed.setdefault(path, why)
         if path not in closed:
             opened[path] = calls[path].split
-            copied = open_at(copied, path, calls[path].split)
+    copied = Surgery(composites=opened).apply(copied)
     for module in copied.modules():
         if type(module) in _ASK:
             module.register_forward_pre_hook(_not_causal, with_kwargs=True)

@@ -20,7 +20,7 @@ _Stay = Callable[[Tensor, str], None]
 
 @dataclass
 class Solution:
-    """What goes, by class of atoms that go together, and why what is not needed stays.
+    """The channels to remove, by class of atoms that go together, and why unneeded ones stay.
 
     Args:
         classes: the class of each atom.
@@ -49,7 +49,7 @@ def _classes(facts: Facts) -> Tensor:
 
 
 def solve(facts: Facts, *more: Uncut, daring: bool = False) -> Solution:
-    """Work out what goes.
+    """Find the largest set of atoms that can be removed.
 
     Args:
         facts: what was found.

@@ -1,13 +1,13 @@
-"""The custom op of a sparse convolution, ``bayesprune::bsr_conv2d``: what autograd and torch.compile see."""
+"""The custom op of a sparse convolution, ``bayesprune::sparse_conv2d``: what autograd and torch.compile see."""
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import Library
 
-from bayesprune.sparse.buffers.geometry import Geometry
-from bayesprune.sparse.buffers.operands import Operands
-from bayesprune.sparse.buffers.unpack import conv_weight, dense_of, values_at
+from bayesprune.sparse.buffers.geometry import Geometry, conv_weight
+from bayesprune.sparse.formats import Operands, written
+from bayesprune.sparse.kernels.base import weight_in
 from bayesprune.sparse.kernels.ops import (
     check_operands,
     chosen_kernel,
@@ -17,16 +17,16 @@ from bayesprune.sparse.kernels.ops import (
     without_autocast,
 )
 
-__all__ = ["bsr_conv2d", "convolve"]
+__all__ = ["convolve", "sparse_conv2d"]
 
 _GEOMETRY = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups"
 _CONV = (
-    "bsr_conv2d(Tensor x, Tensor values, Tensor crow, Tensor col, Tensor? bias, Tensor? scale, "
-    f"int out_channels, int in_channels, {_GEOMETRY}, str kernel, str activation) -> Tensor"
+    "sparse_conv2d(Tensor x, Tensor values, Tensor crow, Tensor col, Tensor? bias, Tensor? scale, "
+    f"int out_channels, int in_channels, {_GEOMETRY}, str format, str kernel, str activation) -> Tensor"
 )
 _GRADS = (
-    "bsr_conv2d_grads(Tensor grad, Tensor x, Tensor values, Tensor crow, Tensor col, Tensor? scale, "
-    f"int out_channels, int in_channels, {_GEOMETRY}, str kernel) -> (Tensor, Tensor)"
+    "sparse_conv2d_grads(Tensor grad, Tensor x, Tensor values, Tensor crow, Tensor col, Tensor? scale, "
+    f"int out_channels, int in_channels, {_GEOMETRY}, str format, str kernel) -> (Tensor, Tensor)"
 )
 
 
@@ -55,8 +55,8 @@ def convolve(x: Tensor, weight: Operands, geometry: Geometry, kernel: str) -> Te
         )
     check_operands(x, weight)
     chosen = chosen_kernel(kernel, weight.activation)
-    if not chosen.takes_conv(weight.values, x.dtype, geometry, weight.shape):
-        chosen = reference_for(chosen, weight.values, x.dtype)
+    if not chosen.takes_conv(weight, x.dtype, geometry):
+        chosen = reference_for(chosen, weight, x.dtype)
     images = x if x.dim() == 4 else x[None]
     rows, columns = geometry.output(*images.shape[2:])
     if min(rows, columns) < 1:
@@ -81,13 +81,14 @@ def _conv(
     padding: list[int],
     dilation: list[int],
     groups: int,
+    form: str,
     kernel: str,
     activation: str,
 ) -> Tensor:
     geometry = _geometry(kernel_size, stride, padding, dilation, groups)
     shape = _matrix(out_channels, in_channels, geometry)
     with without_autocast(x):
-        return convolve(x, Operands(values, crow, col, bias, scale, shape, activation), geometry, kernel)
+        return convolve(x, Operands(values, crow, col, bias, scale, shape, activation, written(form)), geometry, kernel)
 
 
 def _fake_conv(x, values, crow, col, bias, scale, out_channels, in_channels, *rest):  # type: ignore[no-untyped-def]
@@ -101,15 +102,15 @@ def _by_pixel(x: Tensor) -> Tensor:
 
 
 def _grads(grad, x, values, crow, col, scale, out_channels, in_channels, *rest):  # type: ignore[no-untyped-def]
-    *sizes, kernel = rest
+    *sizes, form, kernel = rest
     geometry = _geometry(*sizes)
     shape = _matrix(out_channels, in_channels, geometry)
+    packed, chosen = Operands(values, crow, col, None, scale, shape, "", written(form)), chosen_kernel(kernel, "")
     with without_autocast(grad):
         if geometry.pointwise:
-            packed, chosen = Operands(values, crow, col, None, scale, shape, ""), chosen_kernel(kernel, "")
             into_x = chosen.grad_x(_by_pixel(grad), packed).view(*x.shape[:-3], *x.shape[-2:], in_channels)
             return into_x.movedim(-1, -3).contiguous(), chosen.grad_values(_by_pixel(grad), _by_pixel(x), packed)
-        weight = conv_weight(dense_of(values.to(grad.dtype), crow, col, shape), geometry)
+        weight = conv_weight(weight_in(grad.dtype, packed), geometry)
         if scale is not None:
             weight = weight * scale.to(grad.dtype)[:, None, None, None]
         batched = (t if t.dim() == 4 else t[None] for t in (grad, x))
@@ -118,7 +119,7 @@ def _grads(grad, x, values, crow, col, scale, out_channels, in_channels, *rest):
             *batched, weight, None, g.stride, g.padding, g.dilation, False, [0, 0], g.groups, [True, True, False]
         )
         matrix = into_weight.permute(0, 2, 3, 1).reshape(shape)
-        return into_x.reshape(x.shape), values_at(matrix, values, crow, col)
+        return into_x.reshape(x.shape), packed.format.gather(matrix, crow, col)
 
 
 def _remember(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
@@ -132,26 +133,28 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
     *sizes, kernel, activation = ctx.rest
     wants_x, wants_values, _, _, wants_bias, *_ = ctx.needs_input_grad
     if activation:  # what went into it is worked out anew, which costs less than keeping it
-        before = bsr_conv2d(x, values.detach(), crow, col, bias, scale, *sizes, kernel, "")
+        before = sparse_conv2d(x, values.detach(), crow, col, bias, scale, *sizes, kernel, "")
         grad = grad_before(activation, before, grad)
     into_x = into_values = None
     if wants_x or wants_values:
-        into_x, into_values = torch.ops.bayesprune.bsr_conv2d_grads(grad, x, values, crow, col, scale, *sizes, kernel)
+        into_x, into_values = torch.ops.bayesprune.sparse_conv2d_grads(
+            grad, x, values, crow, col, scale, *sizes, kernel
+        )
     into_bias = grad.movedim(-3, 0).flatten(1).sum(1) if bias is not None and wants_bias else None
-    return into_x if wants_x else None, into_values if wants_values else None, None, None, into_bias, *[None] * 10
+    return into_x if wants_x else None, into_values if wants_values else None, None, None, into_bias, *[None] * 11
 
 
 _library = Library("bayesprune", "FRAGMENT")
 _library.define(_CONV)
 _library.define(_GRADS)
-_library.impl("bsr_conv2d", _conv, "CompositeExplicitAutograd")
-_library.impl("bsr_conv2d_grads", _grads, "CompositeExplicitAutograd")
-torch.library.register_fake("bayesprune::bsr_conv2d", _fake_conv, lib=_library)
+_library.impl("sparse_conv2d", _conv, "CompositeExplicitAutograd")
+_library.impl("sparse_conv2d_grads", _grads, "CompositeExplicitAutograd")
+torch.library.register_fake("bayesprune::sparse_conv2d", _fake_conv, lib=_library)
 torch.library.register_fake(
-    "bayesprune::bsr_conv2d_grads",
+    "bayesprune::sparse_conv2d_grads",
     lambda grad, x, values, *rest: (x.new_empty(x.shape), values.new_empty(values.shape)),
     lib=_library,
 )
-torch.library.register_autograd("bayesprune::bsr_conv2d", _backward, setup_context=_remember, lib=_library)
-torch.library.register_autograd("bayesprune::bsr_conv2d_grads", refuse_second, lib=_library)
-bsr_conv2d = torch.ops.bayesprune.bsr_conv2d.default
+torch.library.register_autograd("bayesprune::sparse_conv2d", _backward, setup_context=_remember, lib=_library)
+torch.library.register_autograd("bayesprune::sparse_conv2d_grads", refuse_second, lib=_library)
+sparse_conv2d = torch.ops.bayesprune.sparse_conv2d.default

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.sparse.buffers.geometry import Geometry
-from bayesprune.sparse.buffers.operands import Operands
+from bayesprune.sparse.formats import Operands, Packed
 from bayesprune.sparse.kernels.base import Kernel
 from bayesprune.sparse.native.arguments import workspace
 
@@ -38,21 +38,13 @@ def _code() -> ModuleType:
 
 
 def _call(
-    made: "choose.Compiled",
-    x: Tensor,
-    y: Tensor,
-    weight: Operands,
-    tiles: int,
-    work: int,
-    tokens: int,
-    inputs: int = 0,
-    walk: tuple[int, ...] = (0,) * 7,
+    made: "choose.Compiled", x: Tensor, y: Tensor, weight: Operands, tiles: int, work: int, tokens: int, inputs: int = 0
 ) -> None:
     """Run a kernel over ``tiles`` tiles, ``work`` tokens in all, on as many threads as torch has.
 
-    The numbers stand in the order of ``bayesprune.sparse.native.arguments.ARGS``; ``walk`` is its end, a convolution's.
+    Before a convolution, the walk's fields in the thread's arguments are set.
     """
-    values, crow, col, bias, scale, (out, _), _ = weight
+    values, crow, col, bias, scale, (out, _), *_ = weight
     rows = crow.numel() - 1
     threads = torch.get_num_threads() if values.numel() * work > _ALONE else 1
     chunk, chunks = rows, 1
@@ -61,25 +53,21 @@ def _call(
         chunks = min(rows, -(-4 * threads // tiles))
         chunk = -(-rows // (chunks * together)) * together
         chunks = -(-rows // chunk)
-    values = values.contiguous()
+    values, crow, col = values.contiguous(), crow.contiguous(), col.contiguous()
     bias = None if bias is None else bias.contiguous()
     if scale is not None and (scale.dtype != torch.float32 or not scale.is_contiguous()):
         scale = scale.float().contiguous()
     space = workspace
-    arguments = space.fill(
-        x.data_ptr(),
-        y.data_ptr(),
-        values.data_ptr(),
-        crow.data_ptr(),
-        col.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        0 if scale is None else scale.data_ptr(),
-        space.scratch(made.scratch * threads) if made.scratch else 0,
-        made.scratch,
-        *(tokens, inputs, out, rows, chunk, chunks, tiles * chunks, 0, 0),
-        *walk,
-    )
-    made.run(arguments, min(threads, tiles * chunks))
+    a = space.arguments
+    a.x, a.y, a.values = x.data_ptr(), y.data_ptr(), values.data_ptr()
+    a.crow, a.col = crow.data_ptr(), col.data_ptr()
+    a.bias = 0 if bias is None else bias.data_ptr()
+    a.scale = 0 if scale is None else scale.data_ptr()
+    a.scratch, a.scratch_bytes = space.scratch(made.scratch * threads) if made.scratch else 0, made.scratch
+    a.tokens, a.inputs, a.outputs = tokens, inputs, out
+    a.rows, a.chunk, a.chunks, a.items = rows, chunk, chunks, tiles * chunks
+    a.next = a.thread = 0  # counters that the threads share
+    made.run(space.address, min(threads, tiles * chunks))
 
 
 @cache
@@ -112,16 +100,17 @@ class Native(Kernel):
     name = "native"
     fuses = True
 
-    def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
-        return values.is_cpu and values.dtype in _DTYPES and values.dim() != 2 and _available()
+    def supports(self, weight: Packed) -> bool:
+        values = weight.values
+        return values.is_cpu and values.dtype in _DTYPES and weight.format.gridded and _available()
 
-    def takes(self, values: Tensor, shape: tuple[int, int], inputs: torch.dtype) -> bool:
-        halves = values.dtype == torch.float16 or inputs == torch.float16
-        return inputs in _DTYPES and self.supports(values, shape) and (not halves or _code().reads_float16())
+    def takes(self, weight: Packed, inputs: torch.dtype) -> bool:
+        halves = weight.values.dtype == torch.float16 or inputs == torch.float16
+        return inputs in _DTYPES and self.supports(weight) and (not halves or _code().reads_float16())
 
     def run_fused(self, x: Tensor, weight: Operands) -> Tensor:
         (out, into), tokens = weight.shape, x.shape[0]
-        _, w, h = weight.values.shape if weight.values.dim() == 3 else (0, 1, 1)
+        h, w = weight.format.block or (1, 1)
         kinds = _DTYPES[weight.values.dtype], _DTYPES[x.dtype]
         made = _code().product(h, w, *kinds, min(tokens, 256), into, weight.bias is not None, weight.activation)
         y = x.new_empty(tokens, out)
@@ -129,10 +118,11 @@ class Native(Kernel):
         _call(made, x.contiguous(), y, weight, tiles, tokens, tokens, into)
         return y
 
-    def takes_conv(self, values: Tensor, inputs: torch.dtype, geometry: Geometry, shape: tuple[int, int]) -> bool:
-        if not self.takes(values, shape, inputs) or values.dim() != 3:
+    def takes_conv(self, weight: Packed, inputs: torch.dtype, geometry: Geometry) -> bool:
+        block, shape = weight.format.block, weight.shape
+        if block is None or not self.takes(weight, inputs):
             return False
-        _, w, h = values.shape
+        h, w = block
         channels, outputs = shape[1] // (geometry.kernel[0] * geometry.kernel[1]), shape[0] // geometry.groups
         one_place = channels % w == 0 and (geometry.groups == 1 or outputs % h == 0)  # a block's position and group
         return one_place and (h % 4 == 0 or geometry.pointwise)
@@ -156,17 +146,17 @@ class Native(Kernel):
         tiles = rows // together, -(-columns // made.spec.tile) if together == 1 else 1
         image = (height + 2 * down) * wide * channels
         group_rows, group_inputs = (weight.crow.numel() - 1) // geometry.groups, channels // geometry.groups
-        walk = (places.data_ptr(), *tiles[::-1], together * made.spec.line, image, group_rows, group_inputs)
+        a = workspace.arguments
+        a.table, (a.down, a.across), a.line, a.image = places.data_ptr(), tiles, together * made.spec.line, image
+        a.group_rows, a.group_inputs = group_rows, group_inputs
         nhwc = x.permute(0, 2, 3, 1)
         # padded a few at a time, images are still in the cache when they are read
         few = max(1, _CACHE // (image * x.itemsize)) if down or across else images
         for part, into in zip(nhwc.split(few), y.split(few), strict=True):
             laid = _padded(part, down, across) if down or across else part.contiguous()
             count = len(part)
-            _call(made, laid, into, weight, count * math.prod(tiles), count * rows * columns, columns, walk=walk)
+            _call(made, laid, into, weight, count * math.prod(tiles), count * rows * columns, columns)
         return y.permute(0, 3, 1, 2)
 
-    def run(
-        self, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, bias: Tensor | None, shape: tuple[int, int]
-    ) -> Tensor:
-        return self.run_fused(x, Operands(values, crow, col, bias, None, shape, ""))
+    def run(self, x: Tensor, weight: Operands) -> Tensor:
+        return self.run_fused(x, weight._replace(scale=None, activation=""))

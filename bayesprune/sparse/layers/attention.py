@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bayesprune.sparse.layers.composite import Opened, blank_linear
+from bayesprune.sparse.layers.composite import Composite, blank_linear
 from bayesprune.sparse.layers.linear import SparseLinear
 from bayesprune.sparse.layers.sizes import full, refit
 
@@ -30,7 +30,7 @@ def _as_scores(mask: Tensor | None, name: str, dtype: torch.dtype, *shapes: tupl
     return mask
 
 
-class SparseAttention(Opened):
+class SparseAttention(Composite):
     """``nn.MultiheadAttention`` that calls its projections, as :func:`bayesprune.sparse.export` puts it into a net.
 
     Takes and gives what ``nn.MultiheadAttention`` does, batch first or not, but no nested tensors: there is no fast

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Opened", "blank_linear", "hooked", "parts_of"]
+__all__ = ["Composite", "blank_linear", "hooked", "parts_of"]
 
 
 def hooked(module: nn.Module) -> bool:
@@ -17,7 +17,7 @@ def hooked(module: nn.Module) -> bool:
 
 
 def blank_linear(into: int, out: int, bias: bool) -> nn.Linear:
-    """A linear layer without values, for :meth:`Opened.take` to fill."""
+    """A linear layer without values, for :meth:`Composite.take` to fill."""
     return nn.Linear(into, out, bias, device="meta")
 
 
@@ -30,7 +30,7 @@ def _built(module: nn.Module) -> list[dict[str, object]]:
     ]
 
 
-class Opened(nn.Module, ABC):
+class Composite(nn.Module, ABC):
     """A module of torch's that reads its own weights, with a linear layer in the place of each.
 
     It computes what torch's module computes, and calls the layers, so that any of them can be packed. The names of
@@ -116,6 +116,6 @@ def parts_of(net: nn.Module, name: str) -> tuple[str, ...]:
     """
     for path, module in net.named_modules():
         prefix = f"{path}." if path else ""
-        if isinstance(module, Opened) and name.removeprefix(prefix) in module._own and name.startswith(prefix):
+        if isinstance(module, Composite) and name.removeprefix(prefix) in module._own and name.startswith(prefix):
             return tuple(prefix + part for part in module.parts(name.removeprefix(prefix)))
     return (name,)

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparse.buffers.geometry import Geometry
-from bayesprune.sparse.buffers.unpack import conv_weight
+from bayesprune.sparse.buffers.geometry import Geometry, conv_weight
 from bayesprune.sparse.formats import SparseWeight
-from bayesprune.sparse.kernels.conv_op import bsr_conv2d, convolve
+from bayesprune.sparse.kernels.conv_op import convolve, sparse_conv2d
 from bayesprune.sparse.kernels.dispatch import unwatched
 from bayesprune.sparse.layers.linear import SparseLinear
 
@@ -52,6 +51,9 @@ class SparseConv2d(SparseLinear):
         """A dense copy ``(out_channels, channels a group, rows, columns)``."""
         return conv_weight(self.sparse_weight.dense(), self.geometry)
 
+    def as_matrix(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1)
+
     @property
     def groups(self) -> int:
         """As of ``nn.Conv2d``."""
@@ -62,11 +64,11 @@ class SparseConv2d(SparseLinear):
         g = self.geometry
         if type(self) is SparseConv2d and unwatched(x, self._parameters.get("values")):
             return convolve(x, self._operands(), g, self.kernel)
-        return bsr_conv2d(
+        return sparse_conv2d(
             *(self._cast(x), self.values, self.crow, self.col, self.bias, self.scale),
             *(self.out_channels, self.in_channels),
             *(list(size) for size in (g.kernel, g.stride, g.padding, g.dilation)),
-            *(g.groups, self.kernel, self.activation),
+            *(g.groups, self._written, self.kernel, self.activation),
         )
 
     def extra_repr(self) -> str:

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparse.buffers.operands import Operands
-from bayesprune.sparse.formats import Format, SparseWeight
+from bayesprune.sparse.formats import Format, Operands, SparseWeight
 from bayesprune.sparse.kernels.dispatch import unwatched
-from bayesprune.sparse.kernels.ops import multiply
+from bayesprune.sparse.kernels.ops import multiply, sparse_linear
 
 __all__ = ["SparseLinear"]
 
@@ -24,7 +23,7 @@ class SparseLinear(nn.Module):
         packed: the weight, ``(out, in)``.
         bias: ``(out,)`` or None.
         kernel: a name from ``bayesprune.sparse.kernels.KERNELS``.
-        activation: applied to the result: ``"relu"``, ``"gelu"``, ``"gelu_tanh"`` or ``""`` for none.
+        activation: applied to the result: a name from ``bayesprune.sparse.activations.ACTIVATIONS``, ``""`` for none.
 
     >>> from bayesprune.sparse import CSR
     >>> packed = CSR().pack(torch.eye(3), torch.eye(3, dtype=torch.bool))
@@ -33,7 +32,10 @@ class SparseLinear(nn.Module):
     """
 
     scale: Tensor | None
-    folded: Tensor | None = None  # by what a batch normalisation that was worked in has scaled the weight, by output
+    variance: Tensor | None  # of the posterior of each value, from the export until the layer is saved
+    output_scale: Tensor | None = (
+        None  # by what a batch normalisation that was worked in has scaled the weight, by output
+    )
 
     def __init__(
         self, packed: SparseWeight, bias: Tensor | None, kernel: str = "reference", activation: str = ""
@@ -41,6 +43,7 @@ class SparseLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = packed.shape
         self.format: Format = packed.format
+        self._written = str(packed.format)  # as the op takes it
         self.kernel, self.activation = kernel, activation
         self.values = nn.Parameter(packed.values.detach(), requires_grad=packed.values.is_floating_point())
         self.crow: Tensor
@@ -48,6 +51,7 @@ class SparseLinear(nn.Module):
         self.register_buffer("crow", packed.crow)
         self.register_buffer("col", packed.col)
         self.register_buffer("scale", packed.scale)
+        self.register_buffer("variance", None, persistent=False)
         if bias is None or isinstance(bias, nn.Parameter):
             self.register_parameter("bias", bias)
         else:
@@ -64,11 +68,27 @@ class SparseLinear(nn.Module):
         """A dense copy ``(out, in)``, for code that reads ``layer.weight``; writing to it changes nothing here."""
         return self.sparse_weight.dense()
 
+    def as_matrix(self, x: Tensor) -> Tensor:
+        """``x``, of the shape of ``weight``, as the matrix ``(out, in)`` that is packed."""
+        return x
+
+    def carry_variance(self, variance: Tensor) -> None:
+        """Keep ``variance``, one number for each entry of the matrix ``(out, in)`` as it was packed, of each value."""
+        variance = variance.to(self.values.device)
+        if self.output_scale is not None:
+            variance = variance * self.output_scale[:, None] ** 2
+        self.variance = self.format.gather(variance, self.crow, self.col)
+
     def forward(self, x: Tensor) -> Tensor:
         """``x`` is ``(*lead, in)``; returns ``(*lead, out)``."""
-        if type(self) is SparseLinear and self.format.indexed and unwatched(x, self._parameters.get("values")):
+        if self.format.is_dense:
+            return self.sparse_weight.linear(self._cast(x), self.bias, self.kernel, self.activation)
+        if type(self) is SparseLinear and unwatched(x, self._parameters.get("values")):
             return multiply(x, self._operands(), self.kernel)
-        return self.format.linear(self._cast(x), self.sparse_weight, self.bias, self.kernel, self.activation)
+        return sparse_linear(
+            *(self._cast(x), self.values, self.crow, self.col, self.bias, self.scale),
+            *(self.out_features, self.in_features, self._written, self.kernel, self.activation),
+        )
 
     def _operands(self) -> Operands:
         """The layer's own tensors, read where ``nn.Module`` keeps them, which is quicker than by attribute."""
@@ -76,7 +96,7 @@ class SparseLinear(nn.Module):
         own, buffers = self._parameters, self._buffers
         values, crow, col = own["values"], buffers["crow"], buffers["col"]
         assert values is not None and crow is not None and col is not None
-        return Operands(values, crow, col, own["bias"], buffers["scale"], shape, self.activation)
+        return Operands(values, crow, col, own["bias"], buffers["scale"], shape, self.activation, self.format)
 
     def _cast(self, x: Tensor) -> Tensor:
         """Under autocast, ``x`` in the dtype of the values, unless these are integers with a scale."""

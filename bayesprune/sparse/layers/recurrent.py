@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from bayesprune.sparse.layers.composite import Opened, blank_linear
+from bayesprune.sparse.layers.composite import Composite, blank_linear
 
 __all__ = ["SparseRNN"]
 
@@ -15,7 +15,7 @@ State = tuple[Tensor, ...]  # h, and c of an LSTM, each (batch, features)
 Step = Callable[[Tensor, State], State]
 
 
-class SparseRNN(Opened):
+class SparseRNN(Composite):
     """``nn.RNN``, ``nn.GRU`` or ``nn.LSTM`` that calls its products, as :func:`bayesprune.sparse.export` makes it.
 
     Takes and gives what torch's does: batch first or not, without a batch, packed sequences, any number of layers and

@@ -11,7 +11,8 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
-from bayesprune.sparse import disk
+from bayesprune import _files
+from bayesprune.sparse import activations
 from bayesprune.sparse.native.host import Isa, target_machine
 from bayesprune.sparse.native.spec import Spec
 
@@ -24,12 +25,13 @@ _engines: list[object] = []  # keep the code alive
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept: ``BAYESPRUNE_CACHE``, or the user's cache folder."""
-    return disk.cache_folder("kernels")
+    return _files.cache_folder("kernels")
 
 
 @cache
 def _sources() -> bytes:
-    return b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    paths = (Path(activations.__file__), *sorted(Path(__file__).parent.glob("*.py")))
+    return b"".join(path.read_bytes() for path in paths)
 
 
 def _optimised(text: str, isa: Isa) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
@@ -62,7 +64,7 @@ def _object(make: Callable[[], str], spec: Spec) -> bytes:
         pass
     module, machine = _optimised(make(), spec.isa)
     code = machine.emit_object(module)
-    disk.keep(path, hashlib.sha256(code).digest() + code)
+    _files.keep(path, hashlib.sha256(code).digest() + code)
     return code
 
 

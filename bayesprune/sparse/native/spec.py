@@ -24,7 +24,7 @@ class Spec:
         bias: whether there is one.
         row, line: where a tile is of pixels: how many of them lie in a row, and the distance of rows in x.
         table: whether a block column's place in x is looked up, as a convolution's is.
-        activation: applied to the result: a name from ``bayesprune.sparse.kernels.base.ACTIVATIONS``.
+        activation: applied to the result: a name from ``bayesprune.sparse.activations.ACTIVATIONS``.
     """
 
     isa: Isa

@@ -5,12 +5,12 @@ from itertools import repeat
 
 from torch import Tensor, nn
 
-from bayesprune.sparse.formats import Dense
+from bayesprune.sparse.layers.composite import parts_of
 from bayesprune.sparse.planning.plan import Choice
-from bayesprune.sparse.surgery.composites import Call, open_wholes
+from bayesprune.sparse.surgery.composites import Call, composites_for
 from bayesprune.sparse.surgery.eligibility import weight_matrix
-from bayesprune.sparse.surgery.feed_forward import take_in
-from bayesprune.sparse.surgery.replace import swap
+from bayesprune.sparse.surgery.feed_forward import fuse_activation
+from bayesprune.sparse.surgery.surgery import PackedLayer, Surgery
 
 __all__ = ["apply", "pieces"]
 
@@ -33,14 +33,17 @@ def apply(
     calls: Mapping[str, Call],
     variances: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
-    """Pack the weights that ``choices`` have packed, in place; returns the net, as :func:`~.swap.swap` does."""
+    """Pack the weights that ``choices`` have packed, in place; returns the net, as ``Surgery`` does."""
     variances = variances or {}
-    packed = {name: choice for name, choice in choices.items() if not isinstance(choice.format, Dense)}
-    net, parts = open_wholes(net, packed, calls)
+    packed = {name: choice for name, choice in choices.items() if not choice.format.is_dense}
+    net = Surgery(composites=composites_for(net, packed, calls)).apply(net)
     for name, choice in packed.items():
-        spread = [v for _, _, v in pieces(net, parts[name], variances[name])] if name in variances else repeat(None)
-        for (part, weight, mask), variance in zip(pieces(net, parts[name], masks[name]), spread, strict=False):
-            trained, path = net.get_parameter(part).requires_grad, part.rpartition(".")[0]
-            net = swap(net, path, choice.format.pack(weight, mask, variance), choice.kernel, trained)
-            take_in(net, path)
+        parts = parts_of(net, name)
+        spread = [v for _, _, v in pieces(net, parts, variances[name])] if name in variances else repeat(None)
+        for (part, weight, mask), variance in zip(pieces(net, parts, masks[name]), spread, strict=False):
+            path, made = part.rpartition(".")[0], choice.format.pack(weight, mask, variance)
+            layer = PackedLayer(made.format, choice.kernel, made.shape, fuse_activation(net, path, choice.kernel))
+            net = Surgery(packed={path: layer}).apply(net, {path: made})
+            if variance is not None:
+                net.get_submodule(path).carry_variance(variance)  # type: ignore[operator]
     return net

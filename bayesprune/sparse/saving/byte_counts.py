@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bayesprune.sparse.layers.composite import parts_of
 from bayesprune.sparse.saving.compressed import Compressed
+from bayesprune.sparse.saving.description import named_tensors
 
 __all__ = ["ELSE", "WHOLE", "ByteCount", "byte_counts"]
 
@@ -67,7 +68,7 @@ def byte_counts(dense: nn.Module, names: Iterable[str], sparse: nn.Module, file:
 
 def _tensors(net: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers under all their names."""
-    return dict(net.named_parameters(remove_duplicate=False)) | dict(net.named_buffers(remove_duplicate=False))
+    return {name: x for _, name, x in named_tensors(net)}
 
 
 def _names(part: str) -> tuple[str, ...]:

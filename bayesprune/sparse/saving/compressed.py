@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from bayesprune.sparse.layers.linear import SparseLinear
-from bayesprune.sparse.saving.coding import Codebook, Streams, code, codebook_of, pack, variances_of
+from bayesprune.sparse.layers.variances import carry_variances, variances_of
+from bayesprune.sparse.saving.coding import Codebook, Streams, code, codebook_of, pack
 from bayesprune.sparse.saving.description import check_savable, is_channels_last, manifest_of, unique_tensors
 from bayesprune.sparse.saving.manifest import TensorEntry
 from bayesprune.sparse.saving.storage import DTYPES
+from bayesprune.sparse.surgery.composites import shell
 
 __all__ = ["SLACK", "Compressed", "compressed", "most_unpacked"]
 
@@ -66,9 +68,13 @@ def compressed(
     codebook = codebook_of(compress)
     if codebook is None:
         raise ValueError("compress=False asks for no compressed file; give True or bp.Codebook(levels=…)")
+    carrier = sparse
+    if variances is not None:
+        carrier = shell(sparse)
+        carry_variances(carrier, variances)
     tensors, ties = unique_tensors(sparse)
     layers = {at: m for at, m in sparse.named_modules() if isinstance(m, SparseLinear)}
-    coded = code(tensors, layers, codebook, variances_of(sparse, variances))
+    coded = code(tensors, layers, codebook, variances_of(carrier))
     entries = {}
     for name, (kind, x) in tensors.items():
         how, block = coded.how[name]

@@ -43,7 +43,7 @@ def contents(path: Path) -> dict[str, Any]:
         raise FileError(f"{path}: {error}") from error
     layers: dict[str, dict[str, Any]] = {}
     inside: dict[str, str] = {}
-    for layer, entry in manifest.sparse.items():
+    for layer, entry in manifest.surgery.packed.items():
         layers[layer] = {
             "shape": list(entry.shape),
             "format": str(entry.format),
@@ -59,7 +59,7 @@ def contents(path: Path) -> dict[str, Any]:
             layers[inside[name]]["bytes"] += sizes[name]
         else:
             tensors[name] = _described(tensor, sizes[name])
-    dense = sum(prod(entry.shape) for entry in manifest.sparse.values())
+    dense = sum(prod(entry.shape) for entry in manifest.surgery.packed.values())
     dense += sum(prod(tensor["shape"]) for tensor in tensors.values())
     return {
         "model": str(path),
@@ -70,7 +70,7 @@ def contents(path: Path) -> dict[str, Any]:
         "loads_alone": manifest.net is not None,
         "needs_net": manifest.needs_net or None,
         "smaller": {
-            path: {n: list(sizes) for n, sizes in changes.items()} for path, changes in manifest.shrunk.items()
+            path: {n: list(sizes) for n, sizes in changes.items()} for path, changes in manifest.surgery.sizes.items()
         },
         "layers": layers,
         "tensors": tensors,
@@ -94,7 +94,7 @@ def _decoded(data: bytes) -> tuple[Manifest, dict[str, int]]:
     manifest = Manifest.parse(streams.text)
     if sum(tensor.nbytes for tensor in manifest.tensors.values()) > most_unpacked(len(data)):
         raise FileError("it claims far more than a file of its size holds")
-    found = decode(streams.exact, streams.numbers, manifest.tensors, manifest.sparse).nbytes
+    found = decode(streams.exact, streams.numbers, manifest.tensors, manifest.surgery.packed).nbytes
     return manifest, {name: round(found.get(name, 0.0)) for name in manifest.tensors}
 
 

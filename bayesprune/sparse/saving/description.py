@@ -1,32 +1,35 @@
 """Description of a net for a file's manifest, whatever way its tensors are stored."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bayesprune.sparse.checks import all_finite
 from bayesprune.sparse.layers.linear import SparseLinear
-from bayesprune.sparse.layers.sizes import shrunk
-from bayesprune.sparse.saving.manifest import Manifest, SparseEntry, TensorEntry
+from bayesprune.sparse.saving.manifest import Manifest, TensorEntry
 from bayesprune.sparse.saving.rebuild import CannotRebuildError, describe
-from bayesprune.sparse.surgery.composites import opened_in
-from bayesprune.sparse.surgery.fuse import silent_in
+from bayesprune.sparse.surgery.surgery import Surgery
 
 __all__ = ["check_savable", "is_channels_last", "manifest_of", "named_tensors", "unique_tensors"]
 
+Kind = Literal["parameter", "buffer"]
 
-def named_tensors(net: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
-    """Kind, name and tensor of every parameter and buffer, under each of its names."""
+
+def named_tensors(net: nn.Module) -> Iterator[tuple[Kind, str, Tensor]]:
+    """Kind, name and tensor of every parameter and buffer, under each of its names; but no posterior variance."""
     for name, parameter in net.named_parameters(remove_duplicate=False):
         yield "parameter", name, parameter
     for name, buffer in net.named_buffers(remove_duplicate=False):
-        yield "buffer", name, buffer
+        path, _, leaf = name.rpartition(".")
+        if leaf != "variance" or not isinstance(net.get_submodule(path), SparseLinear):
+            yield "buffer", name, buffer
 
 
-def unique_tensors(net: nn.Module) -> tuple[dict[str, tuple[str, Tensor]], dict[str, str]]:
+def unique_tensors(net: nn.Module) -> tuple[dict[str, tuple[Kind, Tensor]], dict[str, str]]:
     """Kind and tensor of every parameter and buffer by its first name, and the first name of each further one."""
-    found: dict[str, tuple[str, Tensor]] = {}
+    found: dict[str, tuple[Kind, Tensor]] = {}
     ties: dict[str, str] = {}
     first: dict[int, str] = {}
     for kind, name, x in named_tensors(net):
@@ -66,16 +69,11 @@ def check_savable(net: object) -> None:
 
 
 def manifest_of(
-    net: nn.Module, entries: dict[str, TensorEntry], ties: dict[str, str], sums: dict[str, list[object]]
+    net: nn.Module, entries: dict[str, TensorEntry], ties: dict[str, str], sums: dict[str, tuple[str, list[int], str]]
 ) -> Manifest:
     """The manifest of a net whose tensors are told by ``entries``, ``ties`` and ``sums``."""
     try:
         node, needs_net = describe(net), ""
     except CannotRebuildError as error:
         node, needs_net = None, str(error)
-    layers = {
-        at: SparseEntry(m.format, m.kernel, (m.out_features, m.in_features), m.activation)
-        for at, m in net.named_modules(remove_duplicate=False)
-        if isinstance(m, SparseLinear)
-    }
-    return Manifest(node, needs_net, entries, ties, layers, opened_in(net), shrunk(net), silent_in(net), sums)
+    return Manifest(node, needs_net, entries, ties, Surgery.of(net), sums)

@@ -1,6 +1,7 @@
 """``save`` and ``load``: safetensors with a JSON manifest, or a compressed file. No pickle."""
 
 import copy
+import dataclasses
 import json
 import warnings
 from collections.abc import Mapping
@@ -11,14 +12,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bayesprune._files import replace
+from bayesprune._files import replace as replace_file
 from bayesprune.layout import layout_of
 from bayesprune.sparse.checks import all_finite
 from bayesprune.sparse.formats import SparseWeight
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.layers.composite import Opened
 from bayesprune.sparse.layers.linear import SparseLinear
-from bayesprune.sparse.layers.sizes import resize
 from bayesprune.sparse.saving.coding import Codebook, Streams, codebook_of, decode, is_compressed, unpack
 from bayesprune.sparse.saving.compressed import SLACK, compressed, most_unpacked
 from bayesprune.sparse.saving.description import (
@@ -29,13 +28,10 @@ from bayesprune.sparse.saving.description import (
     unique_tensors,
 )
 from bayesprune.sparse.saving.manifest import FileError, Manifest, TensorEntry, sha256
-from bayesprune.sparse.saving.rebuild import CannotRebuildError, build
+from bayesprune.sparse.saving.rebuild import TRIPPED, CannotRebuildError, build
 from bayesprune.sparse.saving.storage import Stored, restore, store
-from bayesprune.sparse.surgery.composites import open_at, set_fast_paths
 from bayesprune.sparse.surgery.eligibility import conv_geometry
-from bayesprune.sparse.surgery.feed_forward import hand_over
-from bayesprune.sparse.surgery.fuse import silence
-from bayesprune.sparse.surgery.replace import swap
+from bayesprune.sparse.surgery.surgery import Surgery
 
 __all__ = ["FileError", "load", "nbytes", "save"]
 
@@ -75,7 +71,8 @@ def save(
         compress: True, or a :class:`~bayesprune.sparse.Codebook` that says how many levels.
         variances: weight name → posterior variance of each entry, named and shaped as in the net that was exported,
             ``bnet.variances()``, or ``bp.compact(…).cut(bnet.variances())`` where it was made smaller: k-means then
-            weighs each value by its precision, and takes no more levels than the posterior can tell apart.
+            weighs each value by its precision, and takes no more levels than the posterior can tell apart. By default
+            those that ``bp.export(…, variances=…)`` was given, which the net carries.
 
     Raises:
         ValueError: a tensor or a module that the file cannot hold; variances that do not fit the net.
@@ -101,7 +98,7 @@ def save(
                 f"the net's {file.unpacked:,} bytes would become {file.nbytes:,}, which no loader trusts to be sound: "
                 "pack its empty weights (bp.export) or save it without compress"
             )
-        replace(target, lambda fresh: fresh.write_bytes(file.data))
+        replace_file(target, lambda fresh: fresh.write_bytes(file.data))
         return
     if variances is not None:
         raise ValueError("variances say how to round the weights: they go with compress=True or bp.Codebook(levels=…)")
@@ -119,11 +116,10 @@ def save(
         block = stored.block or ()
         like = stored.dtype, stored.shape, stored.how, block, parts
         entries[name] = TensorEntry(kind, *like, x.requires_grad, is_channels_last(x))
-    sums: dict[str, list[object]] = {
-        name: [str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)] for name, x in buffers.items()
-    }
+    sums = {name: (str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)) for name, x in buffers.items()}
     metadata = manifest_of(sparse, entries, ties, sums).write()
-    replace(target, lambda fresh: safetensors.torch.save_file(buffers, fresh, metadata))
+    data = safetensors.torch.save(buffers, metadata)  # its save_file renames over devices, and has errors of its own
+    replace_file(target, lambda fresh: fresh.write_bytes(data))
 
 
 def _read(data: bytes) -> tuple[Manifest, dict[str, Tensor]]:
@@ -136,7 +132,7 @@ def _read(data: bytes) -> tuple[Manifest, dict[str, Tensor]]:
         manifest = Manifest.read(metadata)
     except FileError:
         raise
-    except Exception as error:  # safetensors, JSON and unicode have an error each
+    except (safetensors.SafetensorError, ValueError, AttributeError, RecursionError) as error:
         raise FileError(f"not a whole safetensors file: {error}") from error
     manifest.check_buffers(tensors)
     return manifest, tensors
@@ -148,7 +144,7 @@ def _check_claims(net: nn.Module, manifest: Manifest, stored: int, most: int) ->
     if claimed > most:
         own = nbytes(net)
         raise FileError(f"the file claims tensors of {claimed:,} bytes; its net has {own:,}, and it holds {stored:,}")
-    for path, layer in manifest.sparse.items():
+    for path, layer in manifest.surgery.packed.items():
         found = _features(net, path)
         if found != layer.shape:
             raise FileError(f"the file has a layer {path!r} of (out, in) = {layer.shape}, the net has {found}")
@@ -174,7 +170,7 @@ def _decoded(net: nn.Module, manifest: Manifest, streams: Streams) -> dict[str, 
             raise FileError(
                 f"the file does not fit the net: {name!r}: {entry.shape} in the file, {own[name]} in the net"
             )
-    return dict(decode(streams.exact, streams.numbers, manifest.tensors, manifest.sparse).tensors)
+    return dict(decode(streams.exact, streams.numbers, manifest.tensors, manifest.surgery.packed).tensors)
 
 
 def _as_told(manifest: Manifest, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -213,55 +209,32 @@ def _features(net: nn.Module, path: str) -> tuple[int, int] | None:
     return out, into
 
 
-def _opened_and_resized(net: nn.Module, manifest: Manifest) -> nn.Module:
-    for path, split in manifest.opened.items():
-        try:
-            net = open_at(net, path, split)
-        except (AttributeError, ValueError) as error:
-            raise FileError(f"the file has {path!r} opened, which does not fit the net: {error}") from error
-    for path, changes in manifest.shrunk.items():
-        try:
-            resize(net.get_submodule(path), changes)
-        except (AttributeError, ValueError) as error:
-            raise FileError(f"the file has {path!r} made smaller, which does not fit the net: {error}") from error
-    for path in manifest.opened:
-        module = net.get_submodule(path)
-        assert isinstance(module, Opened)
-        try:
-            module.check()
-        except ValueError as error:
-            raise FileError(f"the file has {path!r} made smaller, which does not fit: {error}") from error
-    return net
-
-
-def _swap_in(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> nn.Module:
-    for path, entry in manifest.sparse.items():
+def _weights(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[str, SparseWeight]:
+    """The packed layers' weights by their paths, each checked."""
+    weights = {}
+    for path, layer in manifest.surgery.packed.items():
         prefix = f"{path}." if path else ""
-        wanted = ("values", "crow", "col", *(("scale",) if getattr(entry.format, "bits", None) else ()))
+        wanted = layer.format.buffers
         missing = [name for name in wanted if prefix + name not in tensors]
         if missing:
             raise FileError(f"the packed layer {path!r} lacks {', '.join(missing)}")
-        packed = SparseWeight(entry.format, entry.shape, *(tensors[prefix + name].detach() for name in wanted))
+        packed = SparseWeight(layer.format, layer.shape, *(tensors[prefix + name].detach() for name in wanted))
         try:
-            entry.format.check(packed)
+            layer.format.check(packed)
         except ValueError as error:
             raise FileError(f"the packed layer {path!r} is damaged: {error}") from error
-        kernel = entry.kernel
-        if kernel not in KERNELS:
-            kernel = "reference"
-            warnings.warn(f"{path}: no kernel {entry.kernel!r} here; {kernel!r} runs, and is slow", stacklevel=3)
-        net = swap(net, path, packed, kernel, activation=entry.activation)
-        if net.get_submodule(path).bias is None and f"{prefix}bias" in tensors:  # of what was worked into the layer
-            net.get_submodule(path).bias = nn.Parameter(torch.empty(entry.shape[0]))
-        if entry.activation:
-            hand_over(net, path)
-    for path in manifest.silent:
-        try:
-            silence(net, path)
-        except ValueError as error:
-            raise FileError(f"the file has nothing at {path!r}, which does not fit the net: {error}") from error
-    set_fast_paths(net, (*manifest.sparse, *manifest.opened), on=False)
-    return net
+        weights[path] = packed
+    return weights
+
+
+def _known_kernels(surgery: Surgery) -> Surgery:
+    """The reference in the place of kernels that are not here."""
+    packed = dict(surgery.packed)
+    for path, layer in packed.items():
+        if layer.kernel not in KERNELS:
+            packed[path] = dataclasses.replace(layer, kernel="reference")
+            warnings.warn(f"{path}: no kernel {layer.kernel!r} here; 'reference' runs, and is slow", stacklevel=3)
+    return dataclasses.replace(surgery, packed=packed)
 
 
 def _fill(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
@@ -310,7 +283,7 @@ def load(path: str | PathLike[str], net: nn.Module | None = None) -> nn.Module:
             raise FileError(f"this file needs its net: load(path, net=skeleton), for {manifest.needs_net}")
         else:
             target = build(manifest.net, most_layers=len(manifest.tensors))
-        target = _opened_and_resized(target, manifest)
+        target = manifest.surgery.reshape(target)
         if streams is None:
             stored = sum(x.nbytes for x in buffers.values())
             _check_claims(target, manifest, stored, nbytes(target) + 4 * stored + SLACK)
@@ -319,12 +292,19 @@ def load(path: str | PathLike[str], net: nn.Module | None = None) -> nn.Module:
             own = 0 if net is None else nbytes(target)
             _check_claims(target, manifest, len(data), own + most_unpacked(len(data)))
             tensors = _as_told(manifest, _decoded(target, manifest, streams))
-        target = _swap_in(target, manifest, tensors)
+        weights = _weights(manifest, tensors)
+        target = _known_kernels(manifest.surgery).pack(target, weights)
+        for path, packed in weights.items():
+            layer = target.get_submodule(path)
+            if layer.bias is None and f"{path}.bias".removeprefix(".") in tensors:  # of what was worked into the layer
+                layer.bias = nn.Parameter(torch.empty(packed.shape[0]))
         _fill(target, manifest, tensors)
     except (FileError, MemoryError):
         raise
     except CannotRebuildError as error:
         raise FileError(str(error)) from error
-    except Exception as error:  # whatever else a manifest trips over that was forged with its checksum
+    except ValueError as error:
         raise FileError(f"the file does not fit the net: {error}") from error
+    except TRIPPED as error:  # a manifest that was forged with its checksum
+        raise FileError(f"the file does not fit the net: {type(error).__name__}: {error}") from error
     return target.eval()

@@ -1,24 +1,26 @@
-"""The manifest: a file's JSON header, each entry checked as it is read."""
+"""The manifest: a file's JSON header, decoded into types, each entry checked as it is read."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import prod
-from typing import TypeVar
+from typing import Annotated, Any, Literal
 
+import msgspec
 import torch
 from torch import Tensor
 
-from bayesprune.sparse.formats import FORMATS, Format
-from bayesprune.sparse.kernels.base import ACTIVATIONS
-from bayesprune.sparse.layers.sizes import Size, SizeChange
+from bayesprune.sparse.activations import ACTIVATIONS
+from bayesprune.sparse.formats import format_of
+from bayesprune.sparse.layers.sizes import SizeChange
 from bayesprune.sparse.saving.storage import DTYPES
+from bayesprune.sparse.surgery.surgery import PackedLayer, Surgery
 
-__all__ = ["VERSION", "FileError", "Manifest", "SparseEntry", "TensorEntry", "sha256"]
+__all__ = ["VERSION", "FileError", "Manifest", "TensorEntry", "sha256"]
 
 VERSION = 3
-T = TypeVar("T")
+Side = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Shape = Annotated[tuple[Side, ...], msgspec.Meta(max_length=64)]
 
 
 class FileError(ValueError):
@@ -30,59 +32,21 @@ def sha256(x: Tensor) -> str:
     return hashlib.sha256(x.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
-def _take(entry: object, key: str, kind: type[T], where: str) -> T:
-    value = entry.get(key) if isinstance(entry, dict) else None
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise FileError(f"the manifest is malformed: {where} needs {key!r} of type {kind.__name__}, got {value!r}")
-    return value
-
-
-def _sides(value: list[object], where: str) -> tuple[int, ...]:
-    if not all(isinstance(side, int) and not isinstance(side, bool) and side >= 0 for side in value):
-        raise FileError(f"the manifest is malformed: {where} has the shape {value!r}")
-    return tuple(side for side in value if isinstance(side, int))
-
-
-def _size(value: object, where: str) -> Size:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    if not isinstance(value, list):
-        raise FileError(f"the manifest is malformed: {where} has the size {value!r}")
-    return _sides(value, where)
-
-
-def _changes(entry: object, where: str) -> dict[str, SizeChange]:
-    if not isinstance(entry, dict) or not all(isinstance(pair, list) and len(pair) == 2 for pair in entry.values()):
-        raise FileError(f"the manifest is malformed: {where} was made smaller by {entry!r}")
-    return {name: (_size(was, where), _size(now, where)) for name, (was, now) in entry.items()}
-
-
-def _entry(text: str) -> dict[str, object]:
-    """The manifest as JSON, if this version reads it."""
-    try:
-        entry = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FileError(f"the manifest is no JSON: {error}") from error
-    version = _take(entry, "version", int, "the manifest")
-    if version > VERSION:
-        raise FileError(f"written by a newer bayesprune (file version {version}, this reads {VERSION}): upgrade")
-    if version < VERSION:
-        raise FileError(f"written before bayesprune was released (file version {version}): export and save again")
-    return entry
-
-
-@dataclass(frozen=True)
-class TensorEntry:
+class TensorEntry(msgspec.Struct, frozen=True):
     """A parameter or a buffer of the net, and how its parts lie in the file under ``parts``."""
 
-    kind: str
+    kind: Literal["parameter", "buffer"]
     dtype: str
-    shape: tuple[int, ...]
+    shape: Shape
     how: str
-    block: tuple[int, ...]
+    block: Annotated[tuple[Side, ...], msgspec.Meta(max_length=2)]
     parts: dict[str, str]
     grad: bool
     channels_last: bool
+
+    def __post_init__(self) -> None:
+        if len(self.block) == 1:
+            raise ValueError(f"a block has two sides or none, got {self.block}")
 
     @property
     def nbytes(self) -> int:
@@ -90,60 +54,62 @@ class TensorEntry:
         dtype = DTYPES.get(self.dtype)
         return prod(self.shape) * (dtype.itemsize if dtype else 16)
 
-    @classmethod
-    def read(cls, entry: object, where: str) -> "TensorEntry":
-        kind = _take(entry, "kind", str, where)
-        parts = _take(entry, "parts", dict, where)
-        if kind not in ("parameter", "buffer") or not all(isinstance(part, str) for part in parts.values()):
-            raise FileError(f"the manifest is malformed: {where} is neither a parameter nor a buffer")
-        block = _sides(_take(entry, "block", list, where), where)
-        if len(block) not in (0, 2):
-            raise FileError(f"the manifest is malformed: {where} has the block {block}")
-        return cls(
-            kind,
-            _take(entry, "dtype", str, where),
-            _sides(_take(entry, "shape", list, where), where),
-            _take(entry, "how", str, where),
-            block,
-            parts,
-            _take(entry, "grad", bool, where),
-            _take(entry, "channels_last", bool, where),
-        )
 
+class _Layer(msgspec.Struct):
+    """A layer that runs packed, as it is written."""
 
-@dataclass(frozen=True)
-class SparseEntry:
-    """A layer that runs packed: its format, kernel, shape ``(out, in)`` and activation."""
-
-    format: Format
+    format: Annotated[list[str | int | None], msgspec.Meta(min_length=1)]
     kernel: str
-    shape: tuple[int, int]
-    activation: str = ""
-
-    def write(self) -> dict[str, object]:
-        sizes = list(asdict(self.format).values())  # type: ignore[call-overload]
-        name = type(self.format).__name__
-        shape = list(self.shape)
-        return {"format": [name, *sizes], "kernel": self.kernel, "shape": shape, "activation": self.activation}
+    shape: tuple[Side, Side]
+    activation: str
 
     @classmethod
-    def read(cls, entry: object, where: str) -> "SparseEntry":
-        name, *sizes = _take(entry, "format", list, where) or [None]
-        shape = _sides(_take(entry, "shape", list, where), where)
-        if not isinstance(name, str) or name not in FORMATS:
+    def of(cls, layer: PackedLayer) -> "_Layer":
+        sizes = asdict(layer.format).values()  # type: ignore[call-overload]
+        return cls([type(layer.format).__name__, *sizes], layer.kernel, layer.shape, layer.activation)
+
+    def read(self, where: str) -> PackedLayer:
+        name, *sizes = self.format
+        if self.activation not in ACTIVATIONS:
             raise FileError(
-                f"{where} is packed as {name!r}; this version knows {', '.join(FORMATS)}: upgrade bayesprune"
+                f"{where} has the activation {self.activation!r}, which this version does not know: upgrade"
             )
-        if len(shape) != 2:
-            raise FileError(f"the manifest is malformed: {where} has the shape {shape}")
         try:
-            form = FORMATS[name](*sizes)
-        except (TypeError, ValueError) as error:
+            form = format_of(str(name), sizes)
+        except ValueError as error:
             raise FileError(f"the manifest is malformed: {where}: {error}") from error
-        activation = _take(entry, "activation", str, where)
-        if activation not in ACTIVATIONS:
-            raise FileError(f"{where} has the activation {activation!r}, which this version does not know: upgrade")
-        return cls(form, _take(entry, "kernel", str, where), (shape[0], shape[1]), activation)
+        return PackedLayer(form, self.kernel, self.shape, self.activation)
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
+class _Text(msgspec.Struct, kw_only=True):
+    """The manifest as it is written; entries that have a name are decoded one by one, so that an error can tell it."""
+
+    version: int
+    net: dict[str, Any] | None = None
+    needs_net: str
+    tensors: dict[str, msgspec.Raw]
+    ties: dict[str, str]
+    sparse: dict[str, msgspec.Raw]
+    opened: dict[str, bool]
+    shrunk: dict[str, msgspec.Raw]
+    silent: list[str]
+    buffers: dict[str, tuple[str, list[int], str]]
+
+
+_SIZES = dict[str, tuple[int | Shape | None, int | Shape | None]]
+
+
+def _decoded(text: str | msgspec.Raw, kind: Any, where: str = "") -> Any:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.ValidationError as error:
+        raise FileError(f"the manifest is malformed: {where}{': ' if where else ''}{error}") from error
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise FileError(f"the manifest is no JSON: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -155,39 +121,34 @@ class Manifest:
         needs_net: why it does.
         tensors: each parameter and buffer by its name.
         ties: names of one and the same parameter or buffer: each further name, and the first.
-        sparse: the layers that run packed, by path.
-        opened: the modules that were opened so that they could (see ``wholes``), by path, and whether split.
-        shrunk: the modules that are smaller than ``net`` or the net's classes make them, by path: each size before and
-            now (see ``sizes``).
-        silent: the paths of ``nn.Identity``, where an activation or batch normalisation may have stood.
+        surgery: what was done to the net as its classes make it; written as ``sparse``, ``opened``, ``shrunk`` and
+            ``silent``.
         buffers: dtype, shape and checksum of each tensor in the file.
     """
 
-    net: dict[str, object] | None
+    net: dict[str, Any] | None
     needs_net: str
     tensors: dict[str, TensorEntry]
     ties: dict[str, str]
-    sparse: dict[str, SparseEntry]
-    opened: dict[str, bool]
-    shrunk: dict[str, dict[str, SizeChange]]
-    silent: list[str]
-    buffers: dict[str, list[object]] = field(default_factory=dict)
+    surgery: Surgery = field(default_factory=Surgery)
+    buffers: dict[str, tuple[str, list[int], str]] = field(default_factory=dict)
 
     def text(self) -> str:
         """The manifest as JSON."""
+        done = self.surgery
         entry = {
             "version": VERSION,
             "net": self.net,
             "needs_net": self.needs_net,
-            "tensors": {name: asdict(t) for name, t in self.tensors.items()},
+            "tensors": self.tensors,
             "ties": self.ties,
-            "sparse": {path: s.write() for path, s in self.sparse.items()},
-            "opened": self.opened,
-            "shrunk": self.shrunk,
-            "silent": self.silent,
+            "sparse": {path: _Layer.of(layer) for path, layer in done.packed.items()},
+            "opened": done.composites,
+            "shrunk": done.sizes,
+            "silent": done.identities,
             "buffers": self.buffers,
         }
-        return json.dumps(entry, separators=(",", ":"))
+        return msgspec.json.encode(entry).decode()
 
     def write(self) -> dict[str, str]:
         """The strings that go into the file's metadata."""
@@ -200,31 +161,22 @@ class Manifest:
         text = metadata.get("bayesprune")
         if not isinstance(text, str):
             raise FileError("not a bayesprune model: the file has no manifest")
-        entry = _entry(text)
+        _check_version(text)
         if metadata.get("bayesprune.sha256") != hashlib.sha256(text.encode()).hexdigest():
             raise FileError("the manifest does not match its checksum: the file is damaged or was altered")
-        return cls._of(entry)
+        return cls.parse(text)
 
     @classmethod
     def parse(cls, text: str) -> "Manifest":
         """The manifest of a :meth:`text` that a checksum has covered. Raises as :meth:`read`."""
-        return cls._of(_entry(text))
-
-    @classmethod
-    def _of(cls, entry: dict[str, object]) -> "Manifest":
-        net, where = entry.get("net"), "the manifest"
-        ties, buffers = _take(entry, "ties", dict, where), _take(entry, "buffers", dict, where)
-        if not (net is None or isinstance(net, dict)) or not all(isinstance(first, str) for first in ties.values()):
-            raise FileError("the manifest is malformed")
-        tensors = {name: TensorEntry.read(t, name) for name, t in _take(entry, "tensors", dict, where).items()}
-        sparse = {path: SparseEntry.read(s, path) for path, s in _take(entry, "sparse", dict, where).items()}
-        opened = _take(entry, "opened", dict, where)
-        opened = {path: _take(opened, path, bool, f"{path!r}, opened,") for path in opened}
-        shrunk = {path: _changes(c, path) for path, c in _take(entry, "shrunk", dict, where).items()}
-        silent = _take(entry, "silent", list, where)
-        if not all(isinstance(path, str) for path in silent):
-            raise FileError("the manifest is malformed: a module's path is a string")
-        return cls(net, _take(entry, "needs_net", str, where), tensors, ties, sparse, opened, shrunk, silent, buffers)
+        _check_version(text)
+        found: _Text = _decoded(text, _Text)
+        tensors = {name: _decoded(raw, TensorEntry, name) for name, raw in found.tensors.items()}
+        packed = {path: _decoded(raw, _Layer, path).read(path) for path, raw in found.sparse.items()}
+        sizes: dict[str, dict[str, SizeChange]] = {}
+        sizes |= {path: _decoded(raw, _SIZES, path) for path, raw in found.shrunk.items()}
+        surgery = Surgery(found.opened, sizes, packed, found.silent)
+        return cls(found.net, found.needs_net, tensors, found.ties, surgery, found.buffers)
 
     def check_buffers(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise :class:`FileError` unless these are the tensors that were written, to the byte."""
@@ -234,5 +186,13 @@ class Manifest:
         if len(set(parts)) < len(parts):
             raise FileError("the manifest is malformed: it makes two tensors of one and the same in the file")
         for name, x in tensors.items():
-            if self.buffers[name] != [str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)]:
+            if self.buffers[name] != (str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)):
                 raise FileError(f"{name!r} does not match its checksum: the file is damaged or was altered")
+
+
+def _check_version(text: str) -> None:
+    version: int = _decoded(text, _Version).version
+    if version > VERSION:
+        raise FileError(f"written by a newer bayesprune (file version {version}, this reads {VERSION}): upgrade")
+    if version < VERSION:
+        raise FileError(f"written before bayesprune was released (file version {version}): export and save again")

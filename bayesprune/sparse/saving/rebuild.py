@@ -6,17 +6,22 @@ import warnings
 from collections.abc import Callable, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from bayesprune.sparse.layers.composite import Opened
+from bayesprune.sparse.activations import ACTIVATIONS, activation_in
+from bayesprune.sparse.layers.composite import Composite
 from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.layers.linear import SparseLinear
-from bayesprune.sparse.layers.sizes import full, resize, shrunk
-from bayesprune.sparse.surgery.composites import open_at, opened_in, set_fast_paths
-from bayesprune.sparse.surgery.feed_forward import hand_over
+from bayesprune.sparse.layers.sizes import full
+from bayesprune.sparse.surgery.surgery import Surgery
 
-__all__ = ["CannotRebuildError", "build", "describe"]
+__all__ = ["TRIPPED", "CannotRebuildError", "build", "describe"]
+
+# What torch's own modules trip over where they were altered, or are given arguments that were forged: they check few.
+TRIPPED = (
+    *(AttributeError, LookupError, NotImplementedError, OverflowError, RecursionError, RuntimeError),
+    *(TypeError, ValueError),
+)
 
 Node = dict[str, object]
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -49,9 +54,11 @@ def _attention(m: nn.MultiheadAttention) -> Node:
 
 
 def _transformer_layer(m: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) -> Node:
-    activation = {F.relu: "relu", F.gelu: "gelu"}.get(m.activation) or getattr(m.linear1, "activation", "")
-    if activation not in ("relu", "gelu"):
-        raise CannotRebuildError(f"{type(m).__name__} with an activation other than relu and gelu")
+    known = activation_in(m.activation)
+    activation = known.name if known else getattr(m.linear1, "activation", "")
+    if not activation:
+        names = ", ".join(filter(None, ACTIVATIONS))
+        raise CannotRebuildError(f"{type(m).__name__} with an activation other than {names}")
     return {
         "d_model": m.self_attn.embed_dim,
         "nhead": full(m.self_attn, "num_heads"),
@@ -79,6 +86,7 @@ def _stack(m: nn.TransformerEncoder | nn.TransformerDecoder) -> Node:
     return args
 
 
+_FEEDS_FORWARD = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.Transformer)
 _ARGUMENTS: Mapping[type[nn.Module], Callable[..., Node]] = {
     **dict.fromkeys((nn.RNN, nn.LSTM, nn.GRU), _rnn),
     **dict.fromkeys((nn.TransformerEncoderLayer, nn.TransformerDecoderLayer), _transformer_layer),
@@ -116,7 +124,7 @@ def describe_node(module: nn.Module) -> Node:
         pairs = {"kernel_size": g.kernel, "stride": g.stride, "padding": g.padding, "dilation": g.dilation}
         args = {**sizes, **{name: list(pair) for name, pair in pairs.items()}, "bias": full(module, "bias") is not None}
         return {"class": "Conv2d", "args": args}
-    if isinstance(module, Opened):  # rebuilt as torch's, then opened
+    if isinstance(module, Composite):  # rebuilt as torch's, then opened
         return describe_node(module.skeleton())
     if isinstance(module, SparseLinear):
         sizes = {name: full(module, name) for name in ("in_features", "out_features")}
@@ -152,7 +160,10 @@ def _build(node: Mapping[str, object], depth: int, most: int) -> nn.Module:
         return built
     if any("layers" in key and isinstance(value, int) and value > most for key, value in args.items()):
         raise CannotRebuildError(f"{name} claims more than {most} layers, which is more than the file has tensors")
-    return kind(**{key: _value(value, depth + 1, most) for key, value in args.items()})
+    made = {key: _value(value, depth + 1, most) for key, value in args.items()}
+    if kind in _FEEDS_FORWARD and made.get("activation") in ACTIVATIONS:
+        made["activation"] = ACTIVATIONS[str(made["activation"])].function  # torch's constructors know two by name
+    return kind(**made)
 
 
 def build(node: Mapping[str, object], most_layers: int = 10_000) -> nn.Module:
@@ -170,7 +181,7 @@ def build(node: Mapping[str, object], most_layers: int = 10_000) -> nn.Module:
             return _build(node, 0, most_layers).eval()
     except CannotRebuildError:
         raise
-    except Exception as error:
+    except (*TRIPPED, AssertionError) as error:  # torch asserts what it wants of arguments
         raise CannotRebuildError(f"the description of the net does not build: {error}") from error
 
 
@@ -216,22 +227,15 @@ def describe(net: nn.Module) -> Node:
     """
     try:
         node = describe_node(net)
-        again = build(json.loads(json.dumps(node)))
-        opened = opened_in(net)
-        for path, split in opened.items():
-            again = open_at(again, path, split)
-        for path, changes in shrunk(net).items():
-            resize(again.get_submodule(path), changes)
-        packed = {path: module.activation for path, module in net.named_modules() if isinstance(module, SparseLinear)}
-        for path, activation in packed.items():
-            if activation:
-                hand_over(again, path)
-        set_fast_paths(again, (*opened, *packed), on=False)
+        modules = net.named_modules(remove_duplicate=False)
+        weights = {path: m.sparse_weight for path, m in modules if isinstance(m, SparseLinear)}
+        again = Surgery.of(net).apply(build(json.loads(json.dumps(node))), weights)
         difference = _difference(net, again)
     except CannotRebuildError:
         raise
-    except Exception as error:  # what the reading of a module trips over, where it was altered
-        raise CannotRebuildError(f"{type(net).__name__}, which cannot be told as JSON: {error}") from error
+    except TRIPPED as error:
+        told = f"{type(error).__name__}: {error}"
+        raise CannotRebuildError(f"{type(net).__name__}, which cannot be told as JSON: {told}") from error
     if difference:
         raise CannotRebuildError(difference)
     return node

@@ -1,26 +1,33 @@
 """Replace composite modules (attention, RNNs, transformer layers) as a unit, so that their weights can run packed."""
 
 import copy
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bayesprune.sparse.checks import run_example, shared_names, without_fast_paths
 from bayesprune.sparse.layers.attention import SparseAttention
-from bayesprune.sparse.layers.composite import Opened
+from bayesprune.sparse.layers.composite import Composite
 from bayesprune.sparse.layers.recurrent import SparseRNN
 from bayesprune.sparse.surgery.replace import put
 
-__all__ = ["Call", "calls_on", "open_at", "open_wholes", "opened_in", "refusals", "set_fast_paths", "shell", "whole_of"]
+__all__ = [
+    "Call",
+    "above",
+    "calls_on",
+    "composite_of",
+    "composites_for",
+    "composites_in",
+    "open_composite",
+    "refusals",
+    "shell",
+]
 
-_OPENED: Mapping[type[nn.Module], type[Opened]] = MappingProxyType(
+_OPENED: Mapping[type[nn.Module], type[Composite]] = MappingProxyType(
     {nn.MultiheadAttention: SparseAttention, nn.RNN: SparseRNN, nn.GRU: SparseRNN, nn.LSTM: SparseRNN}
 )
-_ACTIVATIONS: Mapping[object, int] = MappingProxyType({F.relu: 1, nn.ReLU: 1, F.gelu: 2, nn.GELU: 2})
 _BYPASSES = (nn.TransformerEncoder, nn.TransformerEncoderLayer)  # in eval a fused kernel gets the weights of layers
 
 
@@ -51,7 +58,7 @@ def _flat(values: Iterable[object]) -> Iterator[object]:
             yield value
 
 
-def _above(name: str) -> list[str]:
+def above(name: str) -> list[str]:
     """The paths of the modules that hold the parameter or module ``name``, outermost first."""
     parts = name.split(".")
     return [".".join(parts[:depth]) for depth in range(len(parts))]
@@ -65,7 +72,7 @@ def _holder(net: nn.Module, name: str) -> str | None:
     """The path of the module to open for the matrix ``name``, were nothing in the way."""
     if net.get_parameter(name).dim() != 2:
         return None
-    return next((path for path in _above(name) if type(net.get_submodule(path)) in _OPENED), None)
+    return next((path for path in above(name) if type(net.get_submodule(path)) in _OPENED), None)
 
 
 def refusals(net: nn.Module, names: Iterable[str], calls: Mapping[str, Call]) -> dict[str, str]:
@@ -90,7 +97,7 @@ def calls_on(net: nn.Module, example: object, names: Iterable[str]) -> dict[str,
         ValueError: the net cannot run on the example.
     """
     calls: dict[str, Call] = {}
-    paths = {path for name in names for path in _above(name) if _is_whole(net.get_submodule(path))}
+    paths = {path for name in names for path in above(name) if _is_whole(net.get_submodule(path))}
     if not paths:
         return calls
     handles = []
@@ -117,7 +124,7 @@ def shell(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net, {id(x): x for x in (*net.parameters(), *net.buffers())})
 
 
-def open_at(net: nn.Module, path: str, split: bool) -> nn.Module:
+def open_composite(net: nn.Module, path: str, split: bool) -> nn.Module:
     """Open the module ``path`` in place; returns the net, which is the opened module where ``path`` is empty.
 
     Raises:
@@ -130,56 +137,23 @@ def open_at(net: nn.Module, path: str, split: bool) -> nn.Module:
     return put(net, path, kind(module, split))
 
 
-def opened_in(net: nn.Module) -> dict[str, bool]:
+def composites_in(net: nn.Module) -> dict[str, bool]:
     """The paths of the opened modules of ``net``, and whether each is split."""
-    return {path: module.split for path, module in net.named_modules() if isinstance(module, Opened)}
+    return {path: module.split for path, module in net.named_modules() if isinstance(module, Composite)}
 
 
-def open_wholes(
-    net: nn.Module, names: Iterable[str], calls: Mapping[str, Call]
-) -> tuple[nn.Module, dict[str, tuple[str, ...]]]:
-    """Open, in place, each module that reads one of the weights ``names`` itself, and take fast paths out of their way.
-
-    Returns:
-        The net, and for each name the parameters that it became, one below the other: itself where nothing was opened.
-    """
-    parts: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
-    holders = {name: path for name in parts if (path := _holder(net, name)) is not None}
-    for path in dict.fromkeys(holders.values()):
-        net = open_at(net, path, path in calls and calls[path].split)
-    for name, path in holders.items():
-        prefix, whole = f"{path}." if path else "", net.get_submodule(path)
-        assert isinstance(whole, Opened)
-        parts[name] = tuple(prefix + part for part in whole.parts(name.removeprefix(prefix)))
-    set_fast_paths(net, parts, on=False)
-    return net, parts
+def composites_for(net: nn.Module, names: Iterable[str], calls: Mapping[str, Call]) -> dict[str, bool]:
+    """The paths of the modules to open for the weights ``names``, which they read themselves, and whether to split."""
+    paths = (_holder(net, name) for name in names)
+    return {path: path in calls and calls[path].split for path in dict.fromkeys(paths) if path is not None}
 
 
-def _has_nested(encoder: nn.TransformerEncoder) -> bool:
-    """What the constructor decides on ``use_nested_tensor``."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return nn.TransformerEncoder(encoder.layers[0], 0, None, encoder.enable_nested_tensor).use_nested_tensor
-
-
-def set_fast_paths(net: nn.Module, inside: Iterable[str], *, on: bool) -> None:
-    """Give the encoders around the modules or parameters ``inside`` the fast paths that torch gives them, or none."""
-    above = [net.get_submodule(path) for path in dict.fromkeys(p for name in inside for p in reversed(_above(name)))]
-    for module in above:
-        if type(module) is nn.TransformerEncoderLayer:
-            known = (_ACTIVATIONS.get(kind) for kind in (module.activation, type(module.activation)))
-            module.activation_relu_or_gelu = (on and next(filter(None, known), 0)) or 0
-    for module in above:
-        if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = on and _has_nested(module)
-
-
-def whole_of(net: nn.Module, name: str, calls: Mapping[str, Call]) -> str | None:
+def composite_of(net: nn.Module, name: str, calls: Mapping[str, Call]) -> str | None:
     """The path of what is timed as a whole for the weight ``name``: the outermost module that would pass over layers.
 
     A stack of encoder layers is one where it would cut the padding out of its input, and else each of its layers.
     """
-    for path in _above(name):
+    for path in above(name):
         module, call = net.get_submodule(path), calls.get(path)
         if call is None:
             continue

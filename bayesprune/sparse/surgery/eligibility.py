@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bayesprune.layout import layout_of
 from bayesprune.sparse.buffers.geometry import Geometry
-from bayesprune.sparse.checks import run_example, shared_names
+from bayesprune.sparse.checks import run_example, shared_names, without_fast_paths
 from bayesprune.sparse.formats import SparseWeight
 from bayesprune.sparse.layers.composite import hooked
 from bayesprune.sparse.layers.conv import SparseConv2d
@@ -20,7 +20,7 @@ __all__ = ["conv_geometry", "observe", "obstacle", "packed_layer", "weight_matri
 def _passes_over(module: nn.Module) -> bool:
     """Whether ``module`` reads the weights of the layers within, in place of calling them."""
     if type(module) is nn.TransformerEncoderLayer:
-        return bool(module.activation_relu_or_gelu)  # 0 where its fast path was taken away
+        return False  # surgery takes its fast path away
     return isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoderLayer))
 
 
@@ -123,7 +123,8 @@ def observe(net: nn.Module, example: object, paths: set[str]) -> dict[str, torch
 
         handles.append(net.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True))
     try:
-        run_example(net, example)
+        with without_fast_paths():  # else a layer is passed over
+            run_example(net, example)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,19 +1,15 @@
 """Fuse the activation between the two linear layers of torch's transformer layers."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bayesprune.sparse.activations import ACTIVATIONS, activation_in
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.layers.linear import SparseLinear
 
-__all__ = ["give_back", "hand_over", "take_in"]
+__all__ = ["fuse_activation", "remove_activation", "restore_activation"]
 
 Block = nn.TransformerEncoderLayer | nn.TransformerDecoderLayer
-_NAMES: Mapping[object, str] = MappingProxyType({F.relu: "relu", F.gelu: "gelu"})
 
 
 def _passed_on(x: Tensor) -> Tensor:
@@ -28,28 +24,24 @@ def _block(net: nn.Module, path: str) -> Block | None:
     return cast("Block", block) if leaf == "linear1" and exact else None
 
 
-def take_in(net: nn.Module, path: str) -> None:
-    """Have the packed layer ``path`` work out the activation after it, where it can, in place."""
-    block, layer = _block(net, path), net.get_submodule(path)
-    if block is None or not isinstance(layer, SparseLinear) or not KERNELS[layer.kernel].fuses:
-        return
-    activation = _NAMES.get(block.activation)
-    if activation is not None:
-        layer.activation = activation
-        hand_over(net, path)
+def fuse_activation(net: nn.Module, path: str, kernel: str) -> str:
+    """The activation after the layer ``path`` that ``kernel`` can work out in it; empty where there is none."""
+    block = _block(net, path)
+    activation = None if block is None or not KERNELS[kernel].fuses else activation_in(block.activation)
+    return activation.name if activation else ""
 
 
-def hand_over(net: nn.Module, path: str) -> None:
+def remove_activation(net: nn.Module, path: str) -> None:
     """Take away the activation after the layer ``path``, which holds it, in place."""
     block = _block(net, path)
     if block is not None:
         block.activation = _passed_on
 
 
-def give_back(net: nn.Module, path: str, activation: str) -> bool:
+def restore_activation(net: nn.Module, path: str, activation: str) -> bool:
     """Put the activation back that the layer ``path`` held, in place; False where it came from elsewhere."""
     block = _block(net, path)
     if block is None or block.activation is not _passed_on:
         return False
-    block.activation = F.relu if activation == "relu" else F.gelu
+    block.activation = ACTIVATIONS[activation].function
     return True

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 import bayesprune
-from bayesprune.sparse.disk import cache_folder, keep
-from bayesprune.sparse.timing.race import race
+from bayesprune._files import cache_folder, keep
+from bayesprune.sparse.timing.interleaved import time_interleaved
 
 __all__ = ["fingerprint", "named", "processor", "timed"]
 
 _HOUR = 3600.0
 _LIFE, _BUSY_LIFE = 7 * 24 * _HOUR, _HOUR  # seconds: a wrong decision does not outlive them
-_QUIET = 0.9  # the share of a race that its thread runs for where no other program has the processor
+_QUIET = 0.9  # the share of the time that its thread runs for where no other program has the processor
 _ENVIRONMENT = ("BAYESPRUNE_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 
 
@@ -127,13 +127,15 @@ def _forget_old(folder: Path) -> None:
 def timed(
     runners: Mapping[str, Callable[[], object]], *, about: tuple[object, ...], device: torch.device, cached: bool = True
 ) -> tuple[dict[str, float], str]:
-    """:func:`bayesprune.sparse.timing.race.race`, or what it gave before for the same runners' names and ``about``.
+    """:func:`bayesprune.sparse.timing.interleaved.time_interleaved`, or what that gave before.
+
+    Before means: for the same runners' names and ``about``.
 
     What was measured is kept for 7 days under ``BAYESPRUNE_CACHE``; for an hour where other programs had the processor
     for more than a tenth of the time.
 
     Args:
-        runners: see :func:`~bayesprune.sparse.timing.race.race`.
+        runners: see :func:`~bayesprune.sparse.timing.interleaved.time_interleaved`.
         about: what is timed: see :func:`fingerprint`.
         device: where.
         cached: False measures anew (and keeps that).
@@ -147,7 +149,7 @@ def timed(
     if found is not None:
         return found
     start, ran = time.perf_counter(), time.thread_time()
-    seconds = race(runners, device=device)
+    seconds = time_interleaved(runners, device=device)
     ran, passed = time.thread_time() - ran, time.perf_counter() - start
     busy = device.type == "cpu" and ran < _QUIET * passed
     _forget_old(folder)

@@ -115,7 +115,7 @@ def test_what_was_measured_is_kept_on_disk(monkeypatch: pytest.MonkeyPatch, tmp_
         return {name: 2.0 - (i == 1) for i, name in enumerate(runners)}
 
     monkeypatch.setenv("BAYESPRUNE_CACHE", str(tmp_path))
-    monkeypatch.setattr(plan_cache, "race", fake)
+    monkeypatch.setattr(plan_cache, "time_interleaved", fake)
     first = choose(PROBLEM, GPU, not_run)
     assert first == (candidates(PROBLEM)[1], True)
     assert choose(PROBLEM, GPU, not_run) == first

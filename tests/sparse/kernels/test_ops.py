@@ -53,9 +53,9 @@ def test_gradcheck():
     for form in FORMATS:
         sparse, _ = layer(form, "gather")
         x = torch.randn(3, 20, dtype=torch.float64, requires_grad=True)
-        op = torch.ops.bayesprune.csr_linear if form == CSR() else torch.ops.bayesprune.bsr_linear
+        op = torch.ops.bayesprune.sparse_linear
         torch.autograd.gradcheck(
-            lambda x, v, b, op=op, s=sparse: op(x, v, s.crow, s.col, b, None, 12, 20, "gather", ""),
+            lambda x, v, b, op=op, s=sparse: op(x, v, s.crow, s.col, b, None, 12, 20, str(s.format), "gather", ""),
             (x, sparse.values, sparse.bias),
             fast_mode=True,
         )
@@ -95,16 +95,15 @@ def test_fine_tuning_trains_the_kept_entries_alone():
 @pytest.mark.parametrize("kernel", ["reference", "gather", "embedding_bag"])
 def test_opcheck(form, kernel):
     sparse, _ = layer(form, kernel, torch.float32)
-    name = "csr_linear" if form == CSR() else "bsr_linear"
     x = torch.randn(3, 20, requires_grad=True)
     ops = torch.ops.bayesprune
     for bias in (sparse.bias, None):
-        args = (x, sparse.values, sparse.crow, sparse.col, bias, None, 12, 20, kernel, "")
-        torch.library.opcheck(getattr(ops, name).default, args)
+        args = (x, sparse.values, sparse.crow, sparse.col, bias, None, 12, 20, str(form), kernel, "")
+        torch.library.opcheck(ops.sparse_linear.default, args)
     grad, x, values = torch.randn(3, 12), x.detach(), sparse.values.detach()
     index = values, sparse.crow, sparse.col
-    torch.library.opcheck(getattr(ops, f"{name}_grad_x").default, (grad, *index, None, 20, kernel))
-    torch.library.opcheck(getattr(ops, f"{name}_grad_values").default, (grad, x, *index, kernel))
+    torch.library.opcheck(ops.sparse_linear_grad_x.default, (grad, *index, None, 20, str(form), kernel))
+    torch.library.opcheck(ops.sparse_linear_grad_values.default, (grad, x, *index, str(form), kernel))
 
 
 # Compiled in a process of its own: the checks of types and shapes that tests switch on are no part of a user's process.

@@ -1,5 +1,6 @@
 """Compressed files: whole nets that come back exactly, what their posterior decides, and files that are refused."""
 
+import copy
 import hashlib
 import itertools
 import json
@@ -17,11 +18,11 @@ from torch import nn
 from bayesprune.patterns import Block, Channel
 from bayesprune.sparse import BSR, CSR, Codebook, Dense, FileError, SparseLinear, compressed, export, load, nbytes, save
 from bayesprune.sparse.compact import compact
+from bayesprune.sparse.layers.variances import carry_variances, variances_of
 from bayesprune.sparse.saving.coding import Streams, pack, unpack
 from bayesprune.sparse.saving.coding.codebook import codebook_of
 from bayesprune.sparse.saving.coding.dictionary import DICTIONARY
 from bayesprune.sparse.saving.coding.kmeans import best_levels
-from bayesprune.sparse.saving.coding.variances import variances_of
 
 
 def quiet_export(net, masks, example, form):
@@ -226,8 +227,15 @@ def test_variances_reach_the_values_they_belong_to(random_masks):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             form = nets()[name][2]
-            sparse = export(net, means, masks, example=x, formats=form if isinstance(form, dict) else {"*": form})
-        found = variances_of(sparse, {n: w.square() for n, w in weights.items()})
+            formats = form if isinstance(form, dict) else {"*": form}
+            sparse = export(net, means, masks, example=x, formats=formats)
+            told = export(
+                net, means, masks, example=x, formats=formats, variances={n: w.square() for n, w in weights.items()}
+            )
+        carry_variances(sparse, {n: w.square() for n, w in weights.items()})
+        found = variances_of(sparse)
+        carried = variances_of(told)  # the same whether the export or the save is given them
+        assert carried.keys() == found.keys() and all(torch.allclose(carried[n], found[n], rtol=1e-5) for n in found)
         parameters = dict(sparse.named_parameters())
         assert len(found) >= len(weights)
         for at, spread in found.items():
@@ -235,7 +243,7 @@ def test_variances_reach_the_values_they_belong_to(random_masks):
             close = torch.isclose(torch.where(stored != 0, spread, 0.0), stored.square(), rtol=1e-5)
             assert bool(close.all()), (name, at)
         if name == "csr":
-            assert any(m.folded is not None for m in sparse.modules() if isinstance(m, SparseLinear))
+            assert any(m.output_scale is not None for m in sparse.modules() if isinstance(m, SparseLinear))
 
 
 def test_variances_follow_a_net_that_was_made_smaller(random_masks, tmp_path):
@@ -249,7 +257,8 @@ def test_variances_follow_a_net_that_was_made_smaller(random_masks, tmp_path):
     variances = small.cut({n: w.square() for n, w in weights.items()})
     sparse = export(small.net, {}, small.masks, example=x)
     parameters = dict(sparse.named_parameters())
-    for at, spread in variances_of(sparse, variances).items():
+    carry_variances(sparse, variances)
+    for at, spread in variances_of(sparse).items():
         stored = parameters[at].detach()
         assert torch.equal(torch.where(stored != 0, spread, 0.0), stored.square())
     save(sparse, tmp_path / "m", compress=True, variances=variances)
@@ -262,7 +271,8 @@ def test_variances_follow_a_net_that_was_made_smaller(random_masks, tmp_path):
 def test_hugging_faces_layout_is_turned(random_masks):
     layer = SparseLinear(CSR().pack(torch.ones(3, 5), torch.ones(3, 5, dtype=torch.bool)), None)
     variances = torch.arange(15.0).view(5, 3)
-    assert variances_of(layer, {"weight": variances})["values"].tolist() == variances.T.flatten().tolist()
+    carry_variances(layer, {"weight": variances})
+    assert variances_of(layer)["values"].tolist() == variances.T.flatten().tolist()
 
 
 def test_what_is_known_well_is_rounded_less(random_masks, tmp_path):
@@ -278,6 +288,30 @@ def test_what_is_known_well_is_rounded_less(random_masks, tmp_path):
     assert float(error[:above].mean()) < float(error[above:].mean())
     fine, coarse = (compressed(sparse, variances={"0.weight": torch.full((100, 100), v)}).nbytes for v in (1e-7, 1e-4))
     assert coarse < fine
+
+
+def test_the_export_is_told_the_variances_once(tmp_path):
+    """The net carries them, as tensors that follow it and that no state dict and no file holds."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(100, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 10)).eval()
+    net[1].running_var.uniform_(0.5, 2)
+    masks = {"0.weight": torch.rand(100, 100) < 0.3}
+    variances = {name: torch.rand_like(p) * 1e-4 for name, p in net.named_parameters() if p.dim() > 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bare = export(net, {}, masks, example=torch.randn(2, 100), formats={"*": CSR()})
+        sparse = export(net, {}, masks, example=torch.randn(2, 100), formats={"*": CSR()}, variances=variances)
+    assert sparse.state_dict().keys() == bare.state_dict().keys() and nbytes(sparse) == nbytes(bare)
+    assert len(list(sparse.parameters())) == len(list(bare.parameters()))
+    again = compressed(bare, variances=variances)
+    assert compressed(sparse).data == again.data != compressed(bare).data
+    assert compressed(copy.deepcopy(sparse)).data == again.data
+    assert sparse[0].variance.shape == sparse[0].values.shape
+    assert copy.deepcopy(sparse).to(torch.float64)[0].variance.dtype == torch.float64
+    save(sparse, tmp_path / "m", compress=True)
+    save(sparse, tmp_path / "plain")
+    assert (tmp_path / "m").read_bytes() == again.data
+    assert not variances_of(load(tmp_path / "m")) and not variances_of(load(tmp_path / "plain"))
 
 
 # bad input and damaged files

@@ -17,7 +17,7 @@ from bayesprune.sparse import BSR, FileError, export, load, save
 from bayesprune.sparse.layers.attention import SparseAttention
 from bayesprune.sparse.layers.sizes import refit
 from bayesprune.sparse.saving.contents import contents
-from bayesprune.sparse.surgery.composites import set_fast_paths
+from bayesprune.sparse.surgery.surgery import Surgery
 
 
 def narrowed(before, after, keep):
@@ -48,12 +48,11 @@ def encoder():
     layer = nn.TransformerEncoderLayer(12, 4, 24, batch_first=True, norm_first=True, activation="gelu")
     whole = nn.TransformerEncoder(layer, 3, nn.LayerNorm(12), enable_nested_tensor=False).eval()
     net = copy.deepcopy(whole)
-    for at, (heads, split, width) in enumerate([([0, 1, 3], False, 9), ([2], True, 24)]):
+    net = Surgery(composites={"layers.0.self_attn": False, "layers.1.self_attn": True}).apply(net)
+    for at, (heads, width) in enumerate([([0, 1, 3], 9), ([2], 24)]):
         block = net.layers[at]
-        block.self_attn = SparseAttention(block.self_attn, split)
         block.self_attn.keep_heads(heads)
         narrowed(block.linear1, block.linear2, width)
-    set_fast_paths(net, ["layers.0.linear1", "layers.1.linear1"], on=False)
     narrowed(net.layers[2].linear1, net.layers[2].linear2, 5)
     return whole, net, torch.randn(2, 5, 12)
 
@@ -115,7 +114,11 @@ def test_a_fresh_process_needs_the_file_alone(tmp_path):
 @pytest.mark.parametrize(
     ("made", "skeleton", "told"),
     [
-        ("convolutions", lambda: convolutions()[1], "'0' made smaller, .* Conv2d has out_channels=4, and was 8 before"),
+        (
+            "convolutions",
+            lambda: convolutions()[1],
+            "'0' cannot be made smaller: Conv2d has out_channels=4, and was 8 before",
+        ),
         ("transformer", lambda: nets.vit(image=16, dim=12, depth=2, heads=3), "has num_heads=3, and was 4 before"),
         ("transformer", lambda: nets.vit(image=16, dim=16, depth=2, heads=4), "in_features=16, and was 12|features"),
     ],
@@ -129,13 +132,13 @@ def test_a_skeleton_of_another_size_is_refused(made, skeleton, told, tmp_path):
 def test_a_compacted_net_is_refused_as_the_skeleton(tmp_path):
     _, net, _ = transformer()
     save(net, tmp_path / "m.safetensors")
-    with pytest.raises(FileError, match=r"opened, which does not fit the net: .* is SparseAttention"):
+    with pytest.raises(FileError, match=r"does not fit the net: .* cannot be taken apart: .* is SparseAttention"):
         load(tmp_path / "m.safetensors", net=net)
 
 
 HUGE = 10**9
 FORGED = [
-    (("0", "out_channels", [HUGE, 4]), r"'0' made smaller.*Conv2d has out_channels=8, and was 1000000000"),
+    (("0", "out_channels", [HUGE, 4]), r"'0' cannot be made smaller: Conv2d has out_channels=8, and was 1000000000"),
     (("0", "out_channels", [8, 9]), "cannot shrink from out_channels=8 to 9"),
     (("0", "out_channels", [8, HUGE]), "cannot shrink"),
     (("0", "out_channels", [8, 0]), "cannot shrink"),
@@ -155,7 +158,7 @@ FORGED = [
     (("3", "kernel_size", [3, 1]), "no tensor or integer 'kernel_size'"),
     (("0", "training", [1, 0]), "no tensor or integer 'training'"),
     (("0", "forward", [None, None]), "no tensor or integer 'forward'"),
-    (("9", {"out_channels": [8, 4]}), "'9' made smaller"),
+    (("9", {"out_channels": [8, 4]}), "'9' cannot be made smaller"),
     (("2", {"inplace": [1, 0]}), "no tensor or integer 'inplace'"),
     (("7", {"out_features": [5, 3]}), "does not fit the net"),
 ]

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from bayesprune.patterns import Block
-from bayesprune.sparse import BSR, CSR, FileError, SparseLinear, export, load, save
+from bayesprune.sparse import BSR, CSR, FileError, SparseLinear, export, load, plan, save
 from bayesprune.sparse.buffers.geometry import Geometry
 from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.saving.manifest import Manifest
 from bayesprune.sparse.surgery.fold import fold
 from bayesprune.sparse.surgery.followers import followers
-from bayesprune.sparse.surgery.fuse import fuse, silent_in
+from bayesprune.sparse.surgery.fuse import fuse, identities_in
 
 pytest.importorskip("llvmlite")
 
@@ -119,7 +119,7 @@ def conv_net():
 def test_norms_and_activations_of_a_net_are_worked_out_and_survive_the_file(form, random_masks, masked_dense, tmp_path):
     net, x = seasoned(conv_net()), torch.randn(3, 8, 6, 6)
     sparse, masks = packed(net, random_masks, x, form)
-    assert silent_in(sparse) == ["1", "2", "5", "6", "7"]
+    assert identities_in(sparse) == ["1", "2", "5", "6", "7"]
     assert [m.activation for m in sparse if isinstance(m, SparseLinear)] == ["relu", "gelu"]
     with torch.no_grad():
         near = 0.05 if form.bits else 1e-5
@@ -127,7 +127,7 @@ def test_norms_and_activations_of_a_net_are_worked_out_and_survive_the_file(form
         save(sparse, tmp_path / "m.safetensors")
         for skeleton in (None, conv_net()):
             again = load(tmp_path / "m.safetensors", net=skeleton)
-            assert torch.equal(again(x), sparse(x)) and silent_in(again) == silent_in(sparse)
+            assert torch.equal(again(x), sparse(x)) and identities_in(again) == identities_in(sparse)
             assert {n: p.requires_grad for n, p in again.named_parameters()} == {
                 n: p.requires_grad for n, p in sparse.named_parameters()
             }
@@ -138,7 +138,7 @@ def test_residual_blocks_keep_what_follows_the_sum(random_masks, masked_dense, t
     net, x = seasoned(nn.Sequential(Residual(8, 16, stride=2), Residual(16, 16))), torch.randn(2, 8, 6, 6)
     sparse, masks = packed(net, random_masks, x, BSR(4, 4))
     names = ["0.bn1", "0.relu1", "0.bn2", "0.shortcut.1", "1.bn1", "1.relu1", "1.bn2", "1.shortcut"]
-    assert sorted(silent_in(sparse)) == sorted(names)
+    assert sorted(identities_in(sparse)) == sorted(names)
     assert isinstance(sparse[0].relu2, nn.ReLU) and sparse[0].conv2.activation == ""
     with torch.no_grad():
         torch.testing.assert_close(sparse(x), masked_dense(net, masks)(x), rtol=1e-4, atol=1e-5)
@@ -152,7 +152,7 @@ def test_an_activation_of_a_block_that_is_no_sequential(random_masks, masked_den
     net, x = Attends().eval(), torch.randn(2, 5, 16)
     for names in (["fc1.weight", "fc2.weight"], None):
         sparse, masks = packed(net, random_masks, x, BSR(4, 4), names=names)
-        assert silent_in(sparse) == ["gelu"] and sparse.fc1.activation == "gelu" and sparse.fc2.activation == ""
+        assert identities_in(sparse) == ["gelu"] and sparse.fc1.activation == "gelu" and sparse.fc2.activation == ""
         with torch.no_grad():
             torch.testing.assert_close(sparse(x), masked_dense(net, masks)(x), rtol=1e-4, atol=1e-5)
 
@@ -207,7 +207,7 @@ KEPT = {
 def test_what_something_else_sees_stays(use, random_masks, masked_dense):
     net, x = seasoned(Body(KEPT[use])), torch.randn(4, 16)
     sparse, masks = packed(net, random_masks, x, BSR(4, 4), names=["fc.weight"])
-    assert silent_in(sparse) == [] and sparse.fc.activation == "" and isinstance(sparse.bn, nn.BatchNorm1d)
+    assert identities_in(sparse) == [] and sparse.fc.activation == "" and isinstance(sparse.bn, nn.BatchNorm1d)
     dense = masked_dense(net, masks)
     for inputs in (x, x[:1]):
         with torch.no_grad():
@@ -224,7 +224,7 @@ def test_norms_that_are_not_plain_stay(change, random_masks):
     else:
         net.bn.__class__ = type("Own", (nn.BatchNorm1d,), {})
     sparse, _ = packed(net, random_masks, torch.randn(4, 16), BSR(4, 4), names=["fc.weight"])
-    assert silent_in(sparse) == []
+    assert identities_in(sparse) == []
 
 
 def test_where_outputs_differ_everything_is_put_back(random_masks):
@@ -232,17 +232,68 @@ def test_where_outputs_differ_everything_is_put_back(random_masks):
     sparse, _ = packed(seasoned(Body(told_apart)), random_masks, x, BSR(4, 4), names=["fc.weight"])
     before = {name: t.clone() for name, t in sparse.state_dict().items()}
     modules = dict(sparse.named_modules())
-    assert followers(sparse) == {"fc": "bn", "bn": "act"}
+    assert followers(sparse, ["fc"]) == ({"fc": "bn", "bn": "act"}, {})
     assert fuse(sparse, x) == []
     assert dict(sparse.named_modules()) == modules
     assert all(torch.equal(t, before[name]) for name, t in sparse.state_dict().items())
+
+
+class Pair(nn.Module):
+    """A layer whose norm is told apart from others, and one whose norm is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm = nn.Linear(16, 16), nn.BatchNorm1d(16)
+        self.two, self.act = nn.Linear(16, 16), nn.ReLU()
+
+    def forward(self, x):
+        return self.act(self.two(self.norm(self.one(x)) * (2.0 if type(self.norm) is nn.Identity else 1.0)))
+
+
+def test_a_pair_that_cannot_be_fused_does_not_keep_the_others(random_masks, masked_dense):
+    net, x = seasoned(Pair()), torch.randn(4, 16)
+    masks = random_masks(net, 0.4, Block(4, 4))
+    with pytest.warns(UserWarning, match=r"'norm' cannot be worked out in 'one' before it and stays: the results on"):
+        sparse = export(net, {}, masks, example=x, formats={"*": BSR(4, 4)})
+    assert identities_in(sparse) == ["act"] and sparse.two.activation == "relu" and sparse.one.output_scale is None
+    with torch.no_grad():
+        torch.testing.assert_close(sparse(x), masked_dense(net, masks)(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_forward_that_reads_what_is_gone_is_told(random_masks):
+    class Reads(Pair):
+        def forward(self, x):
+            return self.act(self.two(self.norm(self.one(x)) + 0 * self.norm.eps))
+
+    net = seasoned(Reads())
+    masks = random_masks(net, 0.4, Block(4, 4))
+    with pytest.warns(UserWarning, match=r"'norm' cannot be worked out in 'one' .*: AttributeError: 'Identity'"):
+        sparse = export(net, {}, masks, example=torch.randn(4, 16), formats={"*": BSR(4, 4)})
+    assert identities_in(sparse) == ["act"]
+
+
+def test_the_plan_says_what_is_worked_out_in_each_layer_and_what_is_not(random_masks):
+    net = seasoned(nn.Sequential(conv_net(), Loops()))
+    masks, x = random_masks(conv_net(), 0.4, Block(4, 2)), torch.randn(3, 8, 6, 6)
+    made = plan(net[0], masks, example=x, formats={"*": BSR(4, 2)})
+    sparse = export(net[0], {}, masks, example=x, plan=made)
+    assert [at for choice in made.choices.values() for at in choice.fused] == ["1", "2", "5", "7"]
+    assert {"1", "2", "5", "7"} <= set(identities_in(sparse))
+    assert "0.weight: 1 and 2 worked out in it" in str(made)
+    assert made["0.weight"].to_dict()["fused"] == ["1", "2"]
+    loops = plan(net[1], random_masks(net[1], 0.4, Block(4, 4)), example=torch.randn(4, 16), formats={"*": BSR(4, 4)})
+    assert loops["blocks.0.0.weight"].fused == ("blocks.0.1",)
+    assert "the net cannot be traced (TraceError: symbolically traced variables" in loops["head.weight"].unfused
+    relus = nn.Sequential(nn.Linear(16, 16), nn.Tanh()).eval()
+    told = plan(relus, random_masks(relus, 0.4), example=torch.randn(4, 16), formats={"*": CSR()})
+    assert "0.weight: nothing worked out in it: Tanh '1' is no activation that a kernel works out" in str(told)
 
 
 def test_shared_modules_stay(random_masks):
     net = seasoned(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)))
     net.append(net[1])
     sparse, _ = packed(net, random_masks, torch.randn(4, 16), BSR(4, 4))
-    assert silent_in(sparse) == []
+    assert identities_in(sparse) == []
 
 
 class Loops(nn.Module):
@@ -263,10 +314,10 @@ class Loops(nn.Module):
 
 def test_parts_of_a_net_that_has_no_trace(random_masks):
     net = Loops().eval()
-    assert followers(net) == {"blocks.0.0": "blocks.0.1", "blocks.1.0": "blocks.1.1"}
-    assert followers(nn.Sequential(nn.Linear(2, 16), net, nn.ReLU()))["1"] == "2"
+    assert followers(net)[0] == {"blocks.0.0": "blocks.0.1", "blocks.1.0": "blocks.1.1"}
+    assert followers(nn.Sequential(nn.Linear(2, 16), net, nn.ReLU()))[0]["1"] == "2"
     sparse, _ = packed(net, random_masks, torch.randn(4, 16), BSR(4, 4))
-    assert silent_in(sparse) == ["blocks.0.1", "blocks.1.1"]
+    assert identities_in(sparse) == ["blocks.0.1", "blocks.1.1"]
 
 
 def test_tracing_leaves_no_mark_on_the_net_nor_on_other_threads():
@@ -287,7 +338,7 @@ def test_tracing_leaves_no_mark_on_the_net_nor_on_other_threads():
 
     net = Marks()
     before = copy.copy(vars(net))
-    assert followers(net) == {}
+    assert followers(net)[0] == {}
     assert vars(net) == before and len(made) == 1 and isinstance(made[0], torch.Tensor)
 
 
@@ -308,7 +359,7 @@ def test_a_skeleton_that_does_not_fit(skeleton, message, random_masks, tmp_path)
 
 @pytest.mark.parametrize("silent", [[1], "1", None])
 def test_a_manifest_whose_silent_modules_are_no_paths(silent):
-    text = json.dumps(json.loads(Manifest(None, "", {}, {}, {}, {}, {}, []).write()["bayesprune"]) | {"silent": silent})
+    text = json.dumps(json.loads(Manifest(None, "", {}, {}).write()["bayesprune"]) | {"silent": silent})
     with pytest.raises(FileError, match="the manifest is malformed"):
         Manifest.read({"bayesprune": text, "bayesprune.sha256": hashlib.sha256(text.encode()).hexdigest()})
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import bayesprune
+from bayesprune._files import cache_folder, keep
 from bayesprune.sparse import export, plan
-from bayesprune.sparse.disk import cache_folder, keep
 from bayesprune.sparse.timing import cache as plan_cache
 
 CPU = torch.device("cpu")
@@ -35,11 +35,11 @@ def races(monkeypatch, tmp_path):
     monkeypatch.setattr(plan_cache, "_QUIET", 0.0)
     given = []
 
-    def race(runners, *, device):
+    def time_interleaved(runners, *, device):
         given.append(list(runners))
         return {name: (k + 1) / 1024 for k, name in enumerate(runners)}
 
-    monkeypatch.setattr(plan_cache, "race", race)
+    monkeypatch.setattr(plan_cache, "time_interleaved", time_interleaved)
     return given
 
 

@@ -7,7 +7,6 @@ Huffman Coding*, arXiv:1510.00149.
 from bayesprune.sparse.saving.coding.codebook import Codebook, codebook_of
 from bayesprune.sparse.saving.coding.container import Streams, is_compressed, pack, unpack
 from bayesprune.sparse.saving.coding.streams import CodedNet, DecodedNet, code, decode
-from bayesprune.sparse.saving.coding.variances import variances_of
 
 __all__ = [
     "Codebook",
@@ -20,5 +19,4 @@ __all__ = [
     "is_compressed",
     "pack",
     "unpack",
-    "variances_of",
 ]

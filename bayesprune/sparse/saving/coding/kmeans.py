@@ -1,4 +1,8 @@
-"""Optimal weighted k-means in one dimension, by dynamic programming."""
+"""Optimal weighted k-means in one dimension, by dynamic programming: the best few levels for many numbers.
+
+Written here because no library solves the weighted problem in one dimension exactly: those that know weights start at
+random, and stop where they are stuck.
+"""
 
 import numpy as np
 from jaxtyping import Float64

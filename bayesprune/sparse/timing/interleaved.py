@@ -1,4 +1,7 @@
-"""Interleaved timing: several ways of doing one thing measured in turns."""
+"""Interleaved timing: several ways of doing one thing, measured in turns.
+
+Written here because no library times candidates in turns: ``torch.utils.benchmark`` and ``timeit`` time one to its end.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,7 +9,7 @@ from statistics import median
 
 import torch
 
-__all__ = ["race"]
+__all__ = ["time_interleaved"]
 
 
 def _timed(run: Callable[[], object], times: int, device: torch.device) -> float:
@@ -20,7 +23,7 @@ def _timed(run: Callable[[], object], times: int, device: torch.device) -> float
     return (time.perf_counter() - start) / times
 
 
-def race(
+def time_interleaved(
     runners: Mapping[str, Callable[[], object]],
     *,
     device: torch.device,
@@ -42,7 +45,7 @@ def race(
         sample: seconds that one sample should last at least: short runners are repeated.
         give_up: see above; infinity lets all go on.
 
-    >>> sorted(race({"a": lambda: 1, "b": lambda: 2}, device=torch.device("cpu"), budget=0.01))
+    >>> sorted(time_interleaved({"a": lambda: 1, "b": lambda: 2}, device=torch.device("cpu"), budget=0.01))
     ['a', 'b']
     """
     for run in runners.values():
