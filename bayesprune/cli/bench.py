@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from bayesprune import runs
 from bayesprune.cli.options import Json
+from bayesprune.sparse import bench as benchmark
 
 
 def run(
@@ -39,8 +41,6 @@ def run(
 
     Example: bayesprune bench --shape 4096x4096 --tokens 256 --sparsity 0.9 --block 16x1
     """
-    from bayesprune.sparse.bench import tables as benchmark
-
     if model is not None:
         if device != "cpu":
             raise ValueError(f"a saved model is timed on the CPU; --device {device} is for products, without a model")
@@ -52,9 +52,7 @@ def run(
             raise ValueError("say the shape of the model's input: --example 64x784")
         skeleton = None
         if net is not None:
-            from bayesprune.runs.sources import find_net
-
-            skeleton = find_net(net)
+            skeleton = runs.find_net(net)
         sizes = benchmark.sizes(example, "--example")
         found = benchmark.of_model(model, sizes, threads, budget, rivals, skeleton)
     else:
@@ -65,14 +63,11 @@ def run(
 
 def _of_run(path: Path, example: str | None, net: str | None) -> tuple[Path, str, str]:
     """The model of a run, the shape of a batch of its data, and its net."""
-    from bayesprune.runs.folder import RunFolder
-    from bayesprune.runs.train import open_data
-
-    folder = RunFolder(path)
+    folder = runs.RunFolder(path)
     recipe = folder.check_run()
     if not folder.model_file.exists():
         raise FileNotFoundError(f"{folder} holds no model yet: bayesprune export {path}")
     if example is None:
-        x, *_ = next(iter(open_data(recipe).part("test")))
+        x, *_ = next(iter(runs.open_data(recipe).part("test")))
         example = "x".join(map(str, x.shape))
     return folder.model_file, example, net or recipe.net

@@ -1,17 +1,13 @@
 """The ``bayesprune fit`` command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from bayesprune import reporting, runs
 from bayesprune.cli.options import Json
-from bayesprune.cli.output import say, show_json
-
-if TYPE_CHECKING:
-    from bayesprune.runs.folder import RunFolder
-    from bayesprune.runs.recipe import Recipe
+from bayesprune.cli.output import loading, say, show_json
 
 
 def run(
@@ -46,25 +42,20 @@ def run(
     Example: bayesprune fit --net lenet_300_100 --data mnist --pretrain 5 --prune 'Cubic(keep=0.05)' --out run
     """
     options = dict(locals())
-    with Console(stderr=True).status("loading"):
-        import torch
-
-        from bayesprune.reporting import versions
-        from bayesprune.runs.folder import RunFolder
-        from bayesprune.runs.recipe import Recipe
-        from bayesprune.runs.train import prepare, train
-    given = {n: v for n, v in options.items() if n in Recipe.__dataclass_fields__ and v is not None}
+    with loading():
+        prepare, train = runs.prepare, runs.train
+    given = {n: v for n, v in options.items() if n in runs.Recipe.__dataclass_fields__ and v is not None}
     if start is not None:
         given |= {"start": str(start.resolve()), "start_sha256": None}
     if rules:
         given["rules"] = tuple(rules)
     if recipe is not None:
-        given = {**vars(Recipe.read(recipe)), **given}
-    folder = RunFolder(out)
+        given = {**vars(runs.Recipe.read(recipe)), **given}
+    folder = runs.RunFolder(out)
     there = _there(folder, given, overwrite)
-    wanted = Recipe.of({"threads": torch.get_num_threads(), **given}) if there is None or overwrite else there
-    _warn_of_versions(wanted, versions())
-    torch.set_num_threads(wanted.threads)
+    wanted = runs.Recipe.of({"threads": runs.threads_here(), **given}) if there is None or overwrite else there
+    _warn_of_versions(wanted, reporting.versions())
+    runs.use_threads(wanted)
     prepared = prepare(wanted)
     with folder.locked():
         if folder.recipe() != there or (folder.finished and not overwrite):
@@ -72,7 +63,7 @@ def run(
         if overwrite:
             folder.clear()
         if there is None or overwrite:
-            prepared.recipe.but(versions=versions()).write(folder.recipe_file)
+            prepared.recipe.but(versions=reporting.versions()).write(folder.recipe_file)
         try:
             history = train(prepared, folder, say)
         except KeyboardInterrupt:
@@ -92,7 +83,7 @@ def run(
     print(f"next: bayesprune masks {out}{'' if keep is None else f' --keep {keep:g}'}")
 
 
-def _there(folder: "RunFolder", given: dict[str, Any], overwrite: bool) -> "Recipe | None":
+def _there(folder: "runs.RunFolder", given: dict[str, Any], overwrite: bool) -> "runs.Recipe | None":
     """The recipe of an unfinished run to go on with; raises where the folder is not for this run."""
     if folder.path.exists() and not folder.path.is_dir():
         raise NotADirectoryError(f"--out {folder.path} is a file: name a folder")
@@ -118,7 +109,7 @@ def _there(folder: "RunFolder", given: dict[str, Any], overwrite: bool) -> "Reci
     return there
 
 
-def _warn_of_versions(recipe: "Recipe", here: dict[str, str]) -> None:
+def _warn_of_versions(recipe: "runs.Recipe", here: dict[str, str]) -> None:
     other = [f"{n} {v}, here {here.get(n)}" for n, v in recipe.versions.items() if here.get(n) != v]
     if other:
         say(f"the recipe was made with {'; '.join(other)}: the last bits may differ")

@@ -13,7 +13,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bayesprune._files import replace
+from bayesprune._files import is_temporary, replace
 from bayesprune.runs.recipe import Recipe
 
 __all__ = ["RunFolder", "to_json"]
@@ -160,10 +160,10 @@ class RunFolder:
                 file.unlink(missing_ok=True)
 
     def holds_something_else(self) -> bool:
-        """Whether the folder holds files, and no run."""
-        return (
-            self.path.is_dir() and not self.recipe_file.exists() and any(f.name != ".lock" for f in self.path.iterdir())
-        )
+        """Whether the folder holds files, and no run. What a killed fit left half written is nothing."""
+        if not self.path.is_dir() or self.recipe_file.exists():
+            return False
+        return any(file.name != ".lock" and not is_temporary(file) for file in self.path.iterdir())
 
     def write_json(self, file: Path, data: Mapping[str, Any]) -> None:
         """Write plain data."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from bayesprune.sparse import compact as compacting  # a lazy door: scipy and torch.export stand behind it
 from bayesprune.sparse.checks import check_net, check_variances
 from bayesprune.sparse.formats import Format
 from bayesprune.sparse.formats.quantised import Bits
@@ -80,9 +81,7 @@ def export(
                 "a plan is for the net as it was before compact: leave plan out, or give export the net and masks of "
                 "bayesprune.compact, and the plan made for these"
             )
-        from bayesprune.sparse.compact import compact as cut  # brings scipy and torch.export with it
-
-        smaller = cut(net, means, masks, example=example)
+        smaller = compacting.compact(net, means, masks, example=example)
         now = {name: smaller.now(name) for name in masks}
         formats, bits = left_formats(formats, now, smaller.masks), left_bits(bits, now, smaller.masks)
         net, means, masks, variances = smaller.net, {}, smaller.masks, smaller.cut(variances or {})

@@ -1,5 +1,6 @@
 """Compilation of LLVM IR to machine code, cached on disk."""
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -14,7 +15,8 @@ from pathlib import Path
 import llvmlite
 import llvmlite.binding as llvm
 
-from bayesprune.sparse import activations, disk
+from bayesprune import _files
+from bayesprune.sparse import activations
 from bayesprune.sparse.native.host import Isa, target_machine
 from bayesprune.sparse.native.spec import Spec
 
@@ -29,7 +31,7 @@ _engines: list[object] = []  # keep the code alive
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept: ``BAYESPRUNE_CACHE``, or the user's cache folder."""
-    return disk.cache_folder("kernels")
+    return _files.cache_folder("kernels")
 
 
 @cache
@@ -90,6 +92,13 @@ def _kept(path: Path) -> bytes | None:
     return whole[32:] if hashlib.sha256(whole[32:]).digest() == whole[:32] else None
 
 
+def _keep(path: Path, code: bytes) -> None:
+    """Keep the object code in a file that no other user may write to, whatever the umask leaves."""
+    _files.keep(path, hashlib.sha256(code).digest() + code)
+    with contextlib.suppress(OSError):
+        path.chmod(0o600)
+
+
 def _object(make: Callable[[], str], spec: Spec) -> bytes:
     """The object code, from disk or made and kept there."""
     key = hashlib.sha256(repr((astuple(spec), llvmlite.__version__)).encode() + _sources()).hexdigest()
@@ -101,7 +110,7 @@ def _object(make: Callable[[], str], spec: Spec) -> bytes:
     module, machine = _optimised(make(), spec.isa)
     code = machine.emit_object(module)
     if usable:
-        disk.keep(path, hashlib.sha256(code).digest() + code)
+        _keep(path, code)
     return code
 
 

@@ -15,7 +15,13 @@ from bayesprune.sparse.layers.linear import SparseLinear
 from bayesprune.sparse.layers.sizes import full
 from bayesprune.sparse.surgery.surgery import Surgery
 
-__all__ = ["CannotRebuildError", "build", "describe"]
+__all__ = ["TRIPPED", "CannotRebuildError", "build", "describe"]
+
+# What torch's own modules trip over where they were altered, or are given arguments that were forged: they check few.
+TRIPPED = (
+    *(AttributeError, LookupError, NotImplementedError, OverflowError, RecursionError, RuntimeError),
+    *(TypeError, ValueError),
+)
 
 Node = dict[str, object]
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -175,7 +181,7 @@ def build(node: Mapping[str, object], most_layers: int = 10_000) -> nn.Module:
             return _build(node, 0, most_layers).eval()
     except CannotRebuildError:
         raise
-    except Exception as error:
+    except (*TRIPPED, AssertionError) as error:  # torch asserts what it wants of arguments
         raise CannotRebuildError(f"the description of the net does not build: {error}") from error
 
 
@@ -227,8 +233,9 @@ def describe(net: nn.Module) -> Node:
         difference = _difference(net, again)
     except CannotRebuildError:
         raise
-    except Exception as error:  # what the reading of a module trips over, where it was altered
-        raise CannotRebuildError(f"{type(net).__name__}, which cannot be told as JSON: {error}") from error
+    except TRIPPED as error:
+        told = f"{type(error).__name__}: {error}"
+        raise CannotRebuildError(f"{type(net).__name__}, which cannot be told as JSON: {told}") from error
     if difference:
         raise CannotRebuildError(difference)
     return node

@@ -6,17 +6,19 @@ from torch import Tensor, nn
 from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.layers.linear import SparseLinear
 
-__all__ = ["BatchNorm", "fold", "folds"]
+__all__ = ["BatchNorm", "cannot_fold", "fold"]
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
-def folds(layer: SparseLinear, norm: BatchNorm) -> bool:
-    """Whether ``norm`` can be worked into the layer before it; where that is a linear one, it has to make matrices."""
-    kind = nn.BatchNorm2d if isinstance(layer, SparseConv2d) else nn.BatchNorm1d
-    if type(norm) is not kind or norm.running_mean is None or norm.running_var is None or norm.training:
-        return False
-    return norm.num_features == layer.out_features
+def cannot_fold(layer: nn.Module, norm: BatchNorm) -> str | None:
+    """Why ``norm`` cannot be worked into the layer before it; None where it can, a linear one's results being rows."""
+    kind = nn.BatchNorm2d if isinstance(layer, SparseConv2d | nn.Conv2d) else nn.BatchNorm1d
+    if type(norm) is not kind:
+        return f"is no {kind.__name__}"
+    if norm.training or norm.running_mean is None or norm.running_var is None:
+        return "takes statistics over the batch"
+    return None
 
 
 def _by_row(factor: Tensor, layer: SparseLinear) -> Tensor:

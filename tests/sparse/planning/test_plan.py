@@ -34,12 +34,12 @@ def small():
 def test_filled_against_brute_force(out, into, keep, block):
     block = min(block[0], out), min(block[1], into)
     at = Layout((out, into))
-    mask = Block(*block).spread(torch.rand(Block(*block).groups(at)) < keep, at)
+    mask = Block(*block).expand(torch.rand(Block(*block).groups(at)) < keep, at)
     shares = filled(mask)
     for (h, w), share in shares.items():
         assert h <= out and w <= into
         pattern = Block(h, w)
-        touched = pattern.spread(pattern.pool(mask.long(), at) > 0, at)
+        touched = pattern.expand(pattern.pool(mask.long(), at) > 0, at)
         assert share == pytest.approx(int(mask.sum()) / int(touched.sum()))
     if mask.any():
         assert set(shares) == {
@@ -60,7 +60,7 @@ def test_filled_against_brute_force(out, into, keep, block):
 )
 def test_the_pattern_is_read_off_the_mask(pattern, found):
     at = Layout((300, 784))
-    mask = pattern.spread(torch.rand(pattern.groups(at)) < 0.03, at)
+    mask = pattern.expand(torch.rand(pattern.groups(at)) < 0.03, at)
     shapes = block_shapes(mask)
     assert set(found) <= set(shapes) and len(shapes) <= 3
 
@@ -162,6 +162,8 @@ def test_a_plan_is_applied_again_and_refused_where_it_does_not_fit(random_masks,
         export(net, {}, {"0.weight": masks["0.weight"]}, example=x, plan=made)
     with pytest.raises(ValueError, match=r"the plan is for other masks: '0.weight' keeps"):
         export(net, {}, masks | {"0.weight": ~masks["0.weight"]}, example=x, plan=made)
+    with pytest.raises(ValueError, match=r"'0.weight' keeps as many entries in the plan, but others"):
+        export(net, {}, masks | {"0.weight": masks["0.weight"].flip(0)}, example=x, plan=made)
     other = nn.Sequential(nn.Linear(50, 32), nn.ReLU(), nn.Linear(32, 8))
     with pytest.raises(ValueError, match=r"another net: '0.weight' has shape \(32, 40\)"):
         export(other, {}, random_masks(other), example=torch.randn(3, 50), plan=made)
