@@ -31,7 +31,7 @@ class Layout:
         transposed: the first axis counts inputs (transposed convolution, Hugging Face's ``Conv1D``).
         groups: convolution groups; the first axis is split into that many.
         heads: where attention heads lie; used by the pattern ``Heads`` alone.
-        fate: weights that carry the same non-empty string can share one decision (the projections of one attention).
+        coupling: weights that carry the same non-empty string can share one decision (one attention's projections).
 
     Axes past the second are kernel positions. A vector has outputs only, a scalar one output.
 
@@ -45,7 +45,7 @@ class Layout:
     transposed: bool = False
     groups: int = 1
     heads: HeadAxis = HeadAxis()
-    fate: str = ""
+    coupling: str = ""
 
     def __post_init__(self) -> None:
         if self.transposed and len(self.shape) < 2:
@@ -105,10 +105,10 @@ def layout_of(net: nn.Module, name: str) -> Layout:
     shape = tuple(net.get_parameter(name).shape)
     if isinstance(owner, nn.MultiheadAttention):
         packed = 3 if leaf.startswith("in_proj") else 1
-        return Layout(shape, heads=HeadAxis("out", packed), fate=path or ".")
+        return Layout(shape, heads=HeadAxis("out", packed), coupling=path or ".")
     parent_path = path.rpartition(".")[0]
     if isinstance(net.get_submodule(parent_path), nn.MultiheadAttention) and leaf == "weight":  # its out_proj
-        return Layout(shape, heads=HeadAxis("in"), fate=parent_path or ".")
+        return Layout(shape, heads=HeadAxis("in"), coupling=parent_path or ".")
     if leaf == "weight" and isinstance(owner, _CONVOLUTIONS):
         return Layout(shape, transposed=isinstance(owner, _TRANSPOSED), groups=owner.groups)
     if leaf == "weight" and type(owner).__name__ == "Conv1D" and hasattr(owner, "nf"):

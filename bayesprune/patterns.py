@@ -1,9 +1,10 @@
 """Sparsity patterns: which entries of a weight form a group that is pruned together.
 
 A pattern cuts a weight into groups. It can sum over each group (``pool``), hand a value per group back to the
-entries (``spread``), and say which groups its own rule lets stay (``keep``: all of them, but for N:M).
+entries (``expand``), and say which groups its own rule lets stay (``allowed``: all of them, but for N:M).
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -32,10 +33,11 @@ class Pattern(ABC):
     """A partition of a weight's entries into groups that are pruned together; a frozen value, compared by its fields.
 
     Attributes:
-        joins: whether weights whose layouts name one fate (the projections of one attention) are decided on together.
+        couples: whether weights whose layouts name one coupling (the projections of one attention) are decided on
+            together.
     """
 
-    joins: ClassVar[bool] = False
+    couples: ClassVar[bool] = False
 
     @abstractmethod
     def groups(self, layout: Layout) -> tuple[int, ...]:
@@ -46,12 +48,22 @@ class Pattern(ABC):
         """Sum ``x``, of the weight's shape, over each group; the result has the grid's shape."""
 
     @abstractmethod
-    def spread(self, g: Shaped[Tensor, "..."], layout: Layout) -> Shaped[Tensor, "..."]:
+    def expand(self, g: Shaped[Tensor, "..."], layout: Layout) -> Shaped[Tensor, "..."]:
         """Give each entry of the weight its group's value; the result has the weight's shape."""
 
-    def keep(self, score: Shaped[Tensor, "..."], layout: Layout) -> Bool[Tensor, "..."]:
+    def allowed(self, score: Shaped[Tensor, "..."], layout: Layout) -> Bool[Tensor, "..."]:
         """The groups that the pattern's own rule lets stay, whatever the budget: all, unless it is N:M."""
         return torch.ones_like(score, dtype=torch.bool)
+
+    def spread(self, g: Shaped[Tensor, "..."], layout: Layout) -> Shaped[Tensor, "..."]:
+        """The old name of :meth:`expand`."""
+        warnings.warn("Pattern.spread is called expand now", DeprecationWarning, stacklevel=2)
+        return self.expand(g, layout)
+
+    def keep(self, score: Shaped[Tensor, "..."], layout: Layout) -> Bool[Tensor, "..."]:
+        """The old name of :meth:`allowed`."""
+        warnings.warn("Pattern.keep is called allowed now", DeprecationWarning, stacklevel=2)
+        return self.allowed(score, layout)
 
     def sizes(self, layout: Layout, device: torch.device | None = None) -> Shaped[Tensor, "..."]:
         """How many entries each group holds: int64, of the grid's shape."""
@@ -72,7 +84,7 @@ class Unstructured(Pattern):
     def pool(self, x: Shaped[Tensor, "..."], layout: Layout) -> Shaped[Tensor, "..."]:
         return x
 
-    def spread(self, g: Shaped[Tensor, "..."], layout: Layout) -> Shaped[Tensor, "..."]:
+    def expand(self, g: Shaped[Tensor, "..."], layout: Layout) -> Shaped[Tensor, "..."]:
         return g
 
 
@@ -121,7 +133,7 @@ class Block(Pattern):
         m = m.reshape(groups, rows, self.h, cols, self.w, positions).sum((2, 4))
         return m.reshape(self.groups(layout))
 
-    def spread(self, g: Shaped[Tensor, "..."], layout: Layout) -> Shaped[Tensor, "..."]:
+    def expand(self, g: Shaped[Tensor, "..."], layout: Layout) -> Shaped[Tensor, "..."]:
         groups, rows, cols, positions = self._grid(layout)
         _, out, into, _ = layout.roles
         m = g.reshape(groups, rows, 1, cols, 1, positions)
@@ -160,7 +172,7 @@ class Channel(Pattern):
         rest = [a for a in range(x.dim()) if a != self._axis(layout)]
         return x.sum(rest) if rest else x
 
-    def spread(self, g: Shaped[Tensor, "..."], layout: Layout) -> Shaped[Tensor, "..."]:
+    def expand(self, g: Shaped[Tensor, "..."], layout: Layout) -> Shaped[Tensor, "..."]:
         axis = self._axis(layout)
         return g.reshape([-1 if a == axis else 1 for a in range(len(layout.shape))]).expand(layout.shape)
 
@@ -182,7 +194,7 @@ class Heads(Pattern):
     tensor([96., 96.])
     """
 
-    joins: ClassVar[bool] = True
+    couples: ClassVar[bool] = True
     n: int
     side: Literal["out", "in"] | None = None
     packed: int | None = None
@@ -212,7 +224,7 @@ class Heads(Pattern):
         m = layout.matrix(x).reshape(parts)
         return m.sum((0, 2, 3, 4) if where.side == "out" else (0, 1, 3, 4))
 
-    def spread(self, g: Shaped[Tensor, "..."], layout: Layout) -> Shaped[Tensor, "..."]:
+    def expand(self, g: Shaped[Tensor, "..."], layout: Layout) -> Shaped[Tensor, "..."]:
         where, parts = self._cut(layout)
         m = g.reshape([1, self.n, 1, 1, 1] if where.side == "out" else [1, 1, self.n, 1, 1])
         return layout.unmatrix(m.expand(parts).reshape(layout.roles))
@@ -224,12 +236,12 @@ class NM(Pattern):
 
     Mishra et al. 2021, *Accelerating Sparse Deep Neural Networks*, arXiv:2104.08378.
 
-    Each entry is a group; ``keep`` lets the ``n`` best of every ``m`` stay. A ragged last run keeps at most ``n`` too.
+    Each entry is a group; ``allowed`` lets the ``n`` best of every ``m`` stay; a ragged last run keeps at most ``n``.
 
     Raises:
         PatternError: not ``1 ≤ n ≤ m``, or the weight has fewer than ``m`` inputs.
 
-    >>> NM(1, 2).keep(torch.tensor([[3.0, 1.0, 2.0, 4.0]]), Layout((1, 4)))
+    >>> NM(1, 2).allowed(torch.tensor([[3.0, 1.0, 2.0, 4.0]]), Layout((1, 4)))
     tensor([[ True, False, False,  True]])
     """
 
@@ -252,10 +264,10 @@ class NM(Pattern):
     def pool(self, x: Shaped[Tensor, "..."], layout: Layout) -> Shaped[Tensor, "..."]:
         return x
 
-    def spread(self, g: Shaped[Tensor, "..."], layout: Layout) -> Shaped[Tensor, "..."]:
+    def expand(self, g: Shaped[Tensor, "..."], layout: Layout) -> Shaped[Tensor, "..."]:
         return g
 
-    def keep(self, score: Shaped[Tensor, "..."], layout: Layout) -> Bool[Tensor, "..."]:
+    def allowed(self, score: Shaped[Tensor, "..."], layout: Layout) -> Bool[Tensor, "..."]:
         groups, out, into, positions = layout.roles
         runs = -(-into // self.m)
         m = layout.matrix(score.to(torch.float64))

@@ -100,23 +100,27 @@ def test_a_module_that_is_merely_called_conv1d_is_not_taken_for_hugging_faces():
 
 def test_attention_says_where_its_heads_lie():
     net = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16), nn.MultiheadAttention(8, 2, kdim=6, vdim=5))
-    assert layout_of(net, "0.self_attn.in_proj_weight") == Layout((24, 8), heads=HeadAxis("out", 3), fate="0.self_attn")
-    assert layout_of(net, "0.self_attn.in_proj_bias") == Layout((24,), heads=HeadAxis("out", 3), fate="0.self_attn")
-    assert layout_of(net, "0.self_attn.out_proj.weight") == Layout((8, 8), heads=HeadAxis("in"), fate="0.self_attn")
+    assert layout_of(net, "0.self_attn.in_proj_weight") == Layout(
+        (24, 8), heads=HeadAxis("out", 3), coupling="0.self_attn"
+    )
+    assert layout_of(net, "0.self_attn.in_proj_bias") == Layout((24,), heads=HeadAxis("out", 3), coupling="0.self_attn")
+    assert layout_of(net, "0.self_attn.out_proj.weight") == Layout((8, 8), heads=HeadAxis("in"), coupling="0.self_attn")
     for leaf, width in {"q_proj_weight": 8, "k_proj_weight": 6, "v_proj_weight": 5}.items():
-        assert layout_of(net, f"1.{leaf}") == Layout((8, width), heads=HeadAxis("out"), fate="1")
+        assert layout_of(net, f"1.{leaf}") == Layout((8, width), heads=HeadAxis("out"), coupling="1")
     assert layout_of(net, "0.linear1.weight") == Layout((16, 8))
     assert layout_of(net, "0.norm1.weight") == Layout((8,))
 
 
 def test_two_attentions_have_two_fates_and_a_bare_one_has_one():
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 2, enable_nested_tensor=False)
-    fates = {
-        layout_of(encoder, n).fate for n, _ in encoder.named_parameters() if "self_attn" in n and "out_proj.b" not in n
+    couplings = {
+        layout_of(encoder, n).coupling
+        for n, _ in encoder.named_parameters()
+        if "self_attn" in n and "out_proj.b" not in n
     }
-    assert fates == {"layers.0.self_attn", "layers.1.self_attn"}
+    assert couplings == {"layers.0.self_attn", "layers.1.self_attn"}
     bare = nn.MultiheadAttention(8, 2)
-    assert layout_of(bare, "in_proj_weight").fate == layout_of(bare, "out_proj.weight").fate != ""
+    assert layout_of(bare, "in_proj_weight").coupling == layout_of(bare, "out_proj.weight").coupling != ""
 
 
 def test_an_unknown_parameter_is_an_attribute_error():

@@ -113,7 +113,7 @@ def test_pool_sums_over_the_groups_that_an_index_loop_finds(pair):
 def test_spread_gives_every_entry_its_groups_value(pair):
     pattern, layout = PAIRS[pair]
     values = torch.randn(pattern.groups(layout))
-    spread = pattern.spread(values, layout)
+    spread = pattern.expand(values, layout)
     assert tuple(spread.shape) == layout.shape
     for index in indices(layout):
         assert float(spread[index]) == float(values[group_of(pattern, index, layout)])
@@ -122,7 +122,7 @@ def test_spread_gives_every_entry_its_groups_value(pair):
 @every_pair
 def test_spread_keeps_dtypes_and_pool_keeps_integers_exact(pair):
     pattern, layout = PAIRS[pair]
-    assert pattern.spread(torch.ones(pattern.groups(layout), dtype=torch.bool), layout).dtype == torch.bool
+    assert pattern.expand(torch.ones(pattern.groups(layout), dtype=torch.bool), layout).dtype == torch.bool
     assert pattern.pool(torch.ones(layout.shape, dtype=torch.int64), layout).dtype == torch.int64
 
 
@@ -175,7 +175,7 @@ def test_spread_is_the_adjoint_of_pool(pair, seed):
     gen = torch.Generator().manual_seed(seed)
     x = torch.randn(layout.shape, generator=gen, dtype=torch.float64)
     g = torch.randn(pattern.groups(layout), generator=gen, dtype=torch.float64)
-    left, right = (pattern.pool(x, layout) * g).sum(), (x * pattern.spread(g, layout)).sum()
+    left, right = (pattern.pool(x, layout) * g).sum(), (x * pattern.expand(g, layout)).sum()
     torch.testing.assert_close(left, right, atol=1e-10, rtol=1e-10)
 
 
@@ -185,13 +185,13 @@ def test_spread_is_the_adjoint_of_pool(pair, seed):
 def test_pooling_what_was_spread_multiplies_by_the_group_sizes(pair):
     pattern, layout = pair
     g = torch.arange(1, 1 + torch.Size(pattern.groups(layout)).numel()).reshape(pattern.groups(layout))
-    assert torch.equal(pattern.pool(pattern.spread(g, layout), layout), g * pattern.sizes(layout))
+    assert torch.equal(pattern.pool(pattern.expand(g, layout), layout), g * pattern.sizes(layout))
 
 
 @pytest.mark.parametrize("pattern", [Unstructured(), Block(2, 2), Channel(0), Heads(2)], ids=str)
 def test_every_pattern_but_nm_lets_every_group_stay(pattern):
     layout = LAYOUTS["linear"]
-    assert bool(pattern.keep(torch.randn(pattern.groups(layout)), layout).all())
+    assert bool(pattern.allowed(torch.randn(pattern.groups(layout)), layout).all())
 
 
 def runs_along_inputs(layout: Layout, m: int) -> dict[tuple[object, ...], list[tuple[int, ...]]]:
@@ -207,7 +207,7 @@ def runs_along_inputs(layout: Layout, m: int) -> dict[tuple[object, ...], list[t
 def test_nm_keeps_the_n_highest_of_every_m_inputs_and_at_most_n_of_a_ragged_run(pair):
     pattern, layout = PAIRS[pair]
     score = torch.randn(layout.shape)
-    kept = pattern.keep(score, layout)
+    kept = pattern.allowed(score, layout)
     assert kept.dtype == torch.bool
     assert tuple(kept.shape) == layout.shape
     for run in runs_along_inputs(layout, pattern.m).values():
@@ -218,7 +218,7 @@ def test_nm_keeps_the_n_highest_of_every_m_inputs_and_at_most_n_of_a_ragged_run(
 def test_nm_never_lets_more_than_n_stay_when_scores_tie_or_are_infinite():
     layout = Layout((3, 10))
     for score in (torch.zeros(3, 10), torch.full((3, 10), torch.inf), torch.full((3, 10), -torch.inf)):
-        kept = NM(2, 4).keep(score, layout)
+        kept = NM(2, 4).allowed(score, layout)
         assert kept[:, :4].sum(1).tolist() == kept[:, 4:8].sum(1).tolist() == [2, 2, 2]
         assert int(kept[:, 8:].sum(1).max()) <= 2
 
@@ -231,7 +231,7 @@ def attention_by_head(kept: Tensor, bias: bool = False) -> tuple[Tensor, Tensor]
     with torch.no_grad():
         for name in ("in_proj_weight", "out_proj.weight"):
             layout = layout_of(module, name)
-            module.get_parameter(name).mul_(Heads(len(kept)).spread(kept, layout))
+            module.get_parameter(name).mul_(Heads(len(kept)).expand(kept, layout))
         return module(x, x, x, average_attn_weights=False)
 
 

@@ -1,5 +1,6 @@
 """``fit``, the public function of the training loop: arguments checked, and the loop run."""
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,10 @@ def fit(
     callbacks: Sequence[Callback] = (),
     seed: int | None = None,
     device: torch.device | str | None = None,
-    precision: str | None = None,
+    autocast: str | None = None,
     checkpoint: str | Path | None = None,
     progress: bool | None = None,
+    precision: str | None = None,
 ) -> History:
     """Maximise the evidence lower bound.
 
@@ -49,12 +51,13 @@ def fit(
         callbacks: more of the kind, called after ``prune``.
         seed: fixes draws and shuffling of this run, and leaves the global generators as they were.
         device: where to fit; by default where the parameters are.
-        precision: ``"bf16"`` runs the net under autocast, its products in bfloat16, while parameters, KL and
+        autocast: ``"bf16"`` runs the net under autocast, its products in bfloat16, while parameters, KL and
             log-probabilities stay in float32; ``"no"`` does not. By default what Accelerate's environment or a
             ``torch.autocast`` around the call says, else ``"no"``.
         checkpoint: a folder written after each epoch, atomically; a run that finds one there resumes from it.
         progress: whether to show a bar on stderr; by default if that is a terminal, or a notebook with
             ipywidgets.
+        precision: the old name of ``autocast``.
 
     Returns:
         NLL, KL and kept fraction per epoch. After Ctrl-C the fit ends with what it has, ``interrupted`` set.
@@ -64,7 +67,10 @@ def fit(
             ``checkpoint`` that holds something else than a checkpoint of this run.
         FloatingPointError: the loss is no longer finite; the parameters are those before that step.
     """
-    settings = Settings(epochs, lr, optimizer or adam, decay, warmup, device, precision)
+    if precision is not None:
+        warnings.warn("fit(precision=…) is called autocast now", DeprecationWarning, stacklevel=2)
+        autocast = precision
+    settings = Settings(epochs, lr, optimizer or adam, decay, warmup, device, autocast)
     hooks = [callback for callback in (prune, *callbacks) if callback is not None]
     loop = Loop(model, guide, loader, settings, hooks)
     with seeded(seed), progress_bar(progress, epochs) as show:

@@ -21,14 +21,14 @@ class MeanFieldELBO(ELBO):
     distributions without such a KL contributes log q − log p at the draw.
 
     Attributes:
-        temperature: the factor on the KL; 1 is the bound.
+        kl_weight: the factor on the KL; 1 is the bound.
         nll: −log p(y | w) of the last call, summed over the data set, nats.
-        kl: the KL of the last call, nats, without the temperature.
+        kl: the KL of the last call, nats, without that factor.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.temperature = 1.0
+        self.kl_weight = 1.0
         self.nll = self.kl = torch.zeros(())
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -44,7 +44,7 @@ class MeanFieldELBO(ELBO):
                 kl = kl + _kl(under_q.nodes[name], site)
             else:
                 raise ValueError(f"the model samples {name!r} and the guide does not: both need the same sites")
-        loss = nll + self.temperature * kl
+        loss = nll + self.kl_weight * kl
         self.nll, self.kl = (half.detach().to(loss.device) for half in (nll, kl))  # one without sites is a plain 0
         return loss
 

@@ -1,5 +1,6 @@
 """The training history: loss, KL, sparsity and time per epoch."""
 
+import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ class Epoch:
         epoch: counted from 1.
         nll: negative log-likelihood per training example, nats, averaged over the epoch.
         kl: KL of the posterior from the prior, nats, averaged over the epoch, without the warm-up's factor.
-        temperature: the factor on the KL at the end of the epoch.
+        kl_weight: the factor on the KL at the end of the epoch.
         kept: the fraction of the matched weights' entries that is not pruned, at the end of the epoch.
         seconds: wall-clock time.
     """
@@ -22,9 +23,15 @@ class Epoch:
     epoch: int
     nll: float
     kl: float
-    temperature: float
+    kl_weight: float
     kept: float
     seconds: float
+
+    @property
+    def temperature(self) -> float:
+        """The old name of ``kl_weight``."""
+        warnings.warn("Epoch.temperature is called kl_weight now", DeprecationWarning, stacklevel=2)
+        return self.kl_weight
 
 
 @dataclass

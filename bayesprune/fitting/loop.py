@@ -137,7 +137,7 @@ class Loop:
             self._tell("on_end")
         nll, kl, _ = (self.sums / self.sums[2]).tolist()
         seconds = time.perf_counter() - started
-        self.history.epochs.append(Epoch(epoch + 1, nll, kl, self.elbo.temperature, _kept(self.bnet), seconds))
+        self.history.epochs.append(Epoch(epoch + 1, nll, kl, self.elbo.kl_weight, _kept(self.bnet), seconds))
 
     def step(self, x: Any, y: Any, where: str) -> None:
         """One step of the optimiser, and of the learning rate's schedule.
@@ -146,7 +146,7 @@ class Loop:
             FloatingPointError: the loss is not finite; the parameters are those before.
         """
         elbo, run = self.elbo, self.progress
-        elbo.temperature = self.settings.kl_weight(run.step / self.batches)
+        elbo.kl_weight = self.settings.kl_weight(run.step / self.batches)
         self.optimizer.zero_grad()
         loss = self.bound(*send_to_device((x, y), self.device))
         n = self.size or count_examples(y) * self.batches

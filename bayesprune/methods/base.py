@@ -51,7 +51,7 @@ class Posterior(nn.Module, ABC):
 
     def __init__(self, weight: Weight) -> None:
         super().__init__()
-        self.name, self.pattern, self.layout = weight.name, weight.pattern, weight.roles
+        self.name, self.pattern, self.layout = weight.name, weight.pattern, weight.layout
         self.register_buffer("kept", torch.ones(weight.grid, dtype=torch.bool, device=weight.tensor.device))
         self._looked: tuple[Tensor, int, bool] | None = None
 
@@ -122,7 +122,7 @@ class Posterior(nn.Module, ABC):
 
     def entries(self) -> Tensor:
         """Which entries of the weight are not pruned: bool, of the weight's shape."""
-        return self.pattern.spread(self.kept, self.layout)
+        return self.pattern.expand(self.kept, self.layout)
 
     def effective(self) -> Tensor:
         """The weight that the net sees: :meth:`prior`'s, with what is pruned at 0."""

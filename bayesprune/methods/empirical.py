@@ -28,7 +28,7 @@ def shared(size: Tensor, share: Tensor) -> Tensor:
 def by_group(second: Tensor, pattern: Pattern, layout: Layout) -> Tensor:
     """The root mean of ``second`` over each group, spread over its entries; above 0 whatever comes."""
     mean = pattern.pool(second, layout) / pattern.sizes(layout, second.device)
-    return pattern.spread(mean.clamp_min(torch.finfo(second.dtype).tiny).sqrt(), layout)
+    return pattern.expand(mean.clamp_min(torch.finfo(second.dtype).tiny).sqrt(), layout)
 
 
 @torch.no_grad()

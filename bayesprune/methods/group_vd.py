@@ -74,15 +74,15 @@ class _GroupVDPosterior(Posterior):
     def prior(self) -> Tensor:
         theta = self.param("theta")
         z = self.sample(LogUniform(self.loc.shape, like=self.loc), "z")
-        return theta * self.pattern.spread(z, self.layout)
+        return theta * self.pattern.expand(z, self.layout)
 
     def guide(self) -> None:
         self.clamp_("log_scale", *self.method.clip)
         self.sample(dist.Normal(self.param("loc"), self.param("log_scale").exp(), validate_args=False), "z")
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        mean = self.pattern.spread(self.loc, self.layout)
-        var = self.pattern.spread((2 * self.log_scale).exp(), self.layout)
+        mean = self.pattern.expand(self.loc, self.layout)
+        var = self.pattern.expand((2 * self.log_scale).exp(), self.layout)
         return mean * self.theta, var * self.theta.square()
 
 
@@ -93,7 +93,7 @@ class _TiedPosterior(_GroupVDPosterior):
     def guide(self) -> None:
         self.clamp_("log_scale", *self.method.clip)
         theta = self.param("theta")
-        mean = self.pattern.spread(self.param("loc"), self.layout)
-        scale = self.pattern.spread(self.param("log_scale").exp(), self.layout)
+        mean = self.pattern.expand(self.param("loc"), self.layout)
+        scale = self.pattern.expand(self.param("log_scale").exp(), self.layout)
         # a weight at 0 has no noise, but the logarithm in the KL wants some
         self.sample(LazyNormal(mean * theta, scale * theta.abs() + 1e-12))

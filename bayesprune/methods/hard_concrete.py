@@ -97,11 +97,11 @@ class _HardConcretePosterior(Posterior):
         self.log_alpha = nn.Parameter(weight.tensor.new_full(weight.grid, method.start))
         first, _ = self._gate(self.log_alpha.detach()).moments()
         # the posterior's mean starts at the weight
-        self.loc = nn.Parameter(weight.tensor / self.pattern.spread(first, self.layout))
+        self.loc = nn.Parameter(weight.tensor / self.pattern.expand(first, self.layout))
 
     def prior(self) -> Tensor:
         z = self.sample(L0Gate(self.log_alpha.shape, self.method.cost, like=self.log_alpha), "gate")
-        return self._slab_prior() * self.pattern.spread(z, self.layout)
+        return self._slab_prior() * self.pattern.expand(z, self.layout)
 
     def guide(self) -> None:
         self.clamp_("log_alpha", -10.0, 10.0)
@@ -109,7 +109,7 @@ class _HardConcretePosterior(Posterior):
         self.param("loc")
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        first, second = (self.pattern.spread(m, self.layout) for m in self._gate(self.log_alpha).moments())
+        first, second = (self.pattern.expand(m, self.layout) for m in self._gate(self.log_alpha).moments())
         var_w = self._slab_variance()
         return first * self.loc, second * var_w + (second - first.square()).clamp_min(0) * self.loc.square()
 

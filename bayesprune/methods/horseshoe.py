@@ -99,7 +99,7 @@ class _HorseshoePosterior(Posterior):
         tau = self.sample(dist.HalfCauchy(zero + self.method.global_scale, validate_args=False).expand((1,)), "global")
         local = self.sample(dist.HalfCauchy(zero + 1, validate_args=False).expand(self.local_loc.shape), "local")
         w = self.sample(dist.Normal(zero, zero + 1, validate_args=False).expand(self.loc.shape))
-        return w * self.pattern.spread(self._regularised(tau * local), self.layout)
+        return w * self.pattern.expand(self._regularised(tau * local), self.layout)
 
     def guide(self) -> None:
         for leaf in ("log_scale", "global_log_scale", "local_log_scale"):
@@ -131,7 +131,7 @@ class _HorseshoePosterior(Posterior):
         u, weights = hermite(mean, var.sqrt())
         scale = self._regularised(u.exp())
         first, second = ((scale**k * weights).sum(-1) for k in (1, 2))
-        return self.pattern.spread(first, self.layout), self.pattern.spread(second, self.layout)
+        return self.pattern.expand(first, self.layout), self.pattern.expand(second, self.layout)
 
     def _scales(self, level: str) -> dist.LogNormal:
         loc, log_scale = self.param(f"{level}_loc"), self.param(f"{level}_log_scale")

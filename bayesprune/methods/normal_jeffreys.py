@@ -73,7 +73,7 @@ class _NormalJeffreysPosterior(Posterior):
         z = self.sample(LogUniform(self.group_loc.shape, like=self.group_loc), "z")
         r = by_group(self.loc.square() + (2 * self.log_scale).exp(), self.pattern, self.layout)
         w = self.sample(dist.Normal(torch.zeros_like(r), r, validate_args=False))
-        return w * self.pattern.spread(z, self.layout)
+        return w * self.pattern.expand(z, self.layout)
 
     def guide(self) -> None:
         self.clamp_("log_group", *self.method.clip)
@@ -82,8 +82,8 @@ class _NormalJeffreysPosterior(Posterior):
         self.sample(LazyNormal(self.param("loc"), self.param("log_scale").exp()))
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        z = self.pattern.spread(self.group_loc, self.layout)
-        var_z = self.pattern.spread((2 * self.log_group).exp(), self.layout)
+        z = self.pattern.expand(self.group_loc, self.layout)
+        var_z = self.pattern.expand((2 * self.log_group).exp(), self.layout)
         var_w = (2 * self.log_scale).exp()
         return z * self.loc, z.square() * var_w + var_z * (self.loc.square() + var_w)
 

@@ -95,7 +95,7 @@ class _SpikeSlabPosterior(Posterior):
         zero, share = self.loc.new_zeros(()), self._share(self.logit)
         slab = dist.Normal(zero, self._slab(share), validate_args=False).expand(self.loc.shape)
         w = self.sample(Weighted(slab, share))
-        return w * self.pattern.spread(gate, self.layout)
+        return w * self.pattern.expand(gate, self.layout)
 
     def guide(self) -> None:
         self.clamp_("logit", -10.0, 10.0)
@@ -123,7 +123,7 @@ class _SpikeSlabPosterior(Posterior):
         return shared(self.loc.square() + (2 * self.log_scale).exp(), share * self.entries()).sqrt()
 
     def _share(self, logit: Tensor) -> Tensor:
-        return self.pattern.spread(logit.sigmoid(), self.layout)
+        return self.pattern.expand(logit.sigmoid(), self.layout)
 
     def _gate(self, logit: Tensor) -> TorchDistributionMixin:
         if self.training:

@@ -66,13 +66,13 @@ class _StructuredDropoutPosterior(Posterior):
         self.loc = nn.Parameter(weight.tensor.new_full(weight.grid, method.init_loc))
         self.log_scale = nn.Parameter(torch.full_like(self.loc, method.init_log_scale))
         first, _ = TruncatedLogNormal(self.loc, self.log_scale.exp()).moments()
-        mean = self.pattern.spread(first.detach(), self.layout)
+        mean = self.pattern.expand(first.detach(), self.layout)
         self.theta = nn.Parameter(weight.tensor / mean)  # so that the posterior's mean starts at the weight
 
     def prior(self) -> Tensor:
         theta = self.param("theta")
         noise = self.sample(TruncatedLogUniform(self.loc.shape, like=self.loc), "noise")
-        return theta * self.pattern.spread(noise, self.layout)
+        return theta * self.pattern.expand(noise, self.layout)
 
     def guide(self) -> None:
         self.clamp_("loc", *self.method.clip_loc)
@@ -83,5 +83,5 @@ class _StructuredDropoutPosterior(Posterior):
         wide = TruncatedLogNormal(self.loc.double(), self.log_scale.double().exp())  # a difference of near equals
         first, second = wide.moments()
         var = (second - first.square()).clamp_min(0)
-        mean, var = (self.pattern.spread(m.to(self.theta.dtype), self.layout) for m in (first, var))
+        mean, var = (self.pattern.expand(m.to(self.theta.dtype), self.layout) for m in (first, var))
         return mean * self.theta, var * self.theta.square()

@@ -33,7 +33,7 @@ class Weight:
     name: str
     tensor: Tensor
     pattern: Pattern
-    layout: Layout | None = None
+    layout: Layout = None  # type: ignore[assignment]  # the default is made of the shape
 
     def __post_init__(self) -> None:
         if not self.tensor.is_floating_point():
@@ -43,15 +43,9 @@ class Weight:
         if self.layout is None:
             object.__setattr__(self, "layout", Layout(tuple(self.tensor.shape)))
         object.__setattr__(self, "tensor", self.tensor.detach())
-        self.pattern.groups(self.roles)
-
-    @property
-    def roles(self) -> Layout:
-        """The layout, given or default."""
-        assert self.layout is not None
-        return self.layout
+        self.pattern.groups(self.layout)
 
     @property
     def grid(self) -> tuple[int, ...]:
         """The shape of the grid of groups."""
-        return self.pattern.groups(self.roles)
+        return self.pattern.groups(self.layout)

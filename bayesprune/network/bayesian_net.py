@@ -1,5 +1,6 @@
 """A net with a posterior over its weights."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, get_args
@@ -168,7 +169,7 @@ class BayesianNet(nn.Module):
         return PosteriorState(
             unpruned={n: (mean.clone(), var.clone()) for n, (mean, var) in moments.items()},
             grids={n: Grid(p.pattern, p.layout, p.kept.clone()) for n, p in posteriors.items()},
-            coupled=tuple(tuple(names) for names in self.fates()),
+            coupled=tuple(tuple(names) for names in self.coupled()),
             rest={name: value.detach().clone() for name, value in tensors(self._rest)},
         )
 
@@ -180,6 +181,20 @@ class BayesianNet(nn.Module):
         """Every parameter and buffer by its name in the net: posterior means where there is a posterior."""
         return self.state().means
 
+    @torch.no_grad()
+    def write_into(self, net: nn.Module) -> None:
+        """Set ``net``, which is built like this one's, to the :meth:`means`: tied weights and unsaved buffers too.
+
+        Raises:
+            ValueError: its parameters and buffers have other names or shapes; nothing is written then.
+        """
+        means, theirs = self.means(), {**dict(net.named_parameters()), **dict(net.named_buffers())}
+        shapes = [{name: tuple(x.shape) for name, x in tensors.items()} for tensors in (means, theirs)]
+        if other := sorted(n for n in means.keys() | theirs.keys() if shapes[0].get(n) != shapes[1].get(n)):
+            raise ValueError(f"the net is built in another way than this one's: {', '.join(other)} differ")
+        for name, tensor in theirs.items():
+            tensor.copy_(means[name])
+
     def variances(self) -> dict[str, Tensor]:
         """Weight name → variance of the effective weight, entry by entry; 0 where pruned."""
         return self.state().variances
@@ -187,17 +202,22 @@ class BayesianNet(nn.Module):
     def energies(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Weight name → Σ mean² and Σ variance over each group, of the grid's shape.
 
-        Weights that share a fate, such as the projections of one attention under ``Heads``, share the sums.
+        Coupled weights, such as the projections of one attention under ``Heads``, share the sums.
         """
         return self.state().energies
 
-    def fates(self) -> list[list[str]]:
+    def coupled(self) -> list[list[str]]:
         """The weights whose groups are decided on together, more than one in each list."""
         together: dict[tuple[str, object], list[str]] = {}
         for name, p in self.posteriors.items():
-            if p.pattern.joins and p.layout.fate:
-                together.setdefault((p.layout.fate, p.pattern), []).append(name)
+            if p.pattern.couples and p.layout.coupling:
+                together.setdefault((p.layout.coupling, p.pattern), []).append(name)
         return [names for names in together.values() if len(names) > 1]
+
+    def fates(self) -> list[list[str]]:
+        """The old name of :meth:`coupled`."""
+        warnings.warn("BayesianNet.fates is called coupled now", DeprecationWarning, stacklevel=2)
+        return self.coupled()
 
     def snr(self) -> dict[str, Tensor]:
         """Weight name → the signal-to-noise ratio of each group: √(Σ mean² / Σ variance).

@@ -21,7 +21,7 @@ class Grid:
     """How a weight falls into groups, and which of them are kept.
 
     Attributes:
-        pattern: which entries share a fate.
+        pattern: which entries are pruned together.
         layout: the roles of the weight's axes.
         kept: bool over the groups.
     """
@@ -32,7 +32,7 @@ class Grid:
 
     def entries(self) -> Tensor:
         """Which entries of the weight are kept: bool, of the weight's shape."""
-        return self.pattern.spread(self.kept, self.layout)
+        return self.pattern.expand(self.kept, self.layout)
 
     def pool(self, x: Tensor) -> Tensor:
         """Sum ``x``, of the weight's shape, over each group."""
@@ -92,7 +92,7 @@ class PosteriorState:
     def energies(self) -> dict[str, Moments]:
         """Weight name → Σ mean² and Σ variance over each group, of the grid's shape.
 
-        Weights that share a fate, such as the projections of one attention under ``Heads``, share the sums.
+        Coupled weights, such as the projections of one attention under ``Heads``, share the sums.
         """
         return self._energies(self.moments)
 

@@ -46,7 +46,7 @@ def mask_image(
     p = bnet.posteriors[name]
     groups, out, into, positions = p.layout.roles
     grid = torch.arange(int(np.prod(p.kept.shape))).reshape(p.kept.shape)
-    whole = p.layout.matrix(p.pattern.spread(grid, p.layout)).reshape(groups * out, into * positions)
+    whole = p.layout.matrix(p.pattern.expand(grid, p.layout)).reshape(groups * out, into * positions)
     image = p.layout.matrix(mask.cpu()).reshape(groups * out, into * positions)
     rows, columns = range(groups * out)[outputs], range(into * positions)[inputs]
     shown, ids = image[rows][:, columns].numpy(), whole[rows][:, columns].numpy()

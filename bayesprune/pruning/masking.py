@@ -104,7 +104,7 @@ def masks(
         kept = {n: allowed & above[n] for n, allowed in _allowed(bnet, state.snr).items()}
     result = {}
     for name, posterior in bnet.posteriors.items():
-        result[name] = posterior.pattern.spread(kept[name], posterior.layout).clone()
+        result[name] = posterior.pattern.expand(kept[name], posterior.layout).clone()
         if not bool(result[name].any()):
             warnings.warn(
                 f"nothing of {name!r} is kept: no signal passes it; keep more, or give it a budget of its own "
@@ -128,7 +128,7 @@ def select(
     Groups that tie (an infinite signal-to-noise ratio, say) are ranked by their mean square: by ``state``, where that
     is at hand.
     """
-    for joined in bnet.fates():  # one score for one decision, whatever the saliency
+    for joined in bnet.coupled():  # one score for one decision, whatever the saliency
         shared = torch.stack([scores[name] for name in joined]).mean(0)
         scores = {**scores, **dict.fromkeys(joined, shared)}
     allowed = _allowed(bnet, scores)
@@ -138,7 +138,7 @@ def select(
     kept: dict[str, Tensor] = {}
     for together in [names] if scope == "global" else [[name] for name in names]:
         kept.update(_take(bnet, scores, allowed, together, keep, state))
-    for joined in bnet.fates():
+    for joined in bnet.coupled():
         stays = torch.stack([kept[name] for name in joined]).all(0)
         kept.update({name: stays.clone() for name in joined})
     return kept
@@ -152,7 +152,7 @@ def _by_own_rule(bnet: BayesianNet, state: PosteriorState) -> dict[str, Tensor]:
         relevant = posterior.kept_by_paper() if threshold is None else state.snr[name] >= threshold
         if relevant is not None:
             found[name] = relevant
-    for joined in bnet.fates():
+    for joined in bnet.coupled():
         if all(name in found for name in joined):
             stays = torch.stack([found[name] for name in joined]).any(0)
             found.update({name: stays.clone() for name in joined})
@@ -164,7 +164,7 @@ def _allowed(bnet: BayesianNet, scores: Mapping[str, Tensor]) -> dict[str, Tenso
     found = {}
     for name, p in bnet.posteriors.items():
         score = torch.where(p.kept, scores[name], -torch.inf)
-        found[name] = p.kept & p.pattern.keep(score, p.layout)
+        found[name] = p.kept & p.pattern.allowed(score, p.layout)
     return found
 
 

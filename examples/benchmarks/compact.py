@@ -142,7 +142,7 @@ def random_masks(net: nn.Module, case: Case, gone: float) -> dict[str, Tensor]:
             stay = kept(case.heads, gone)
             for name, side, packed in ((f"{path}.{into}", "out", 3), (f"{path}.{out}", "in", 1)):
                 pattern = bp.Heads(case.heads, side=side, packed=packed)
-                masks[name] = pattern.spread(stay, layout_of(net, name)).clone()
+                masks[name] = pattern.expand(stay, layout_of(net, name)).clone()
     return masks
 
 

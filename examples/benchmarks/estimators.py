@@ -25,7 +25,7 @@ from bayesprune.fitting.elbo import MeanFieldELBO
 def gradients(bnet: bp.BayesianNet, x: torch.Tensor, y: torch.Tensor, draws: int) -> dict[str, torch.Tensor]:
     """Gradients of the likelihood's half of the ELBO: parameter name -> (draws, entries)."""
     bound = MeanFieldELBO()(bp.classify(bnet, size=len(x)), bnet.guide)
-    bound.elbo.temperature = 0.0
+    bound.elbo.kl_weight = 0.0
     wanted = {n: p for n, p in bnet.named_parameters() if n.endswith(("loc", "log_scale"))}
     found: dict[str, list[torch.Tensor]] = {n: [] for n in wanted}
     for i in range(draws + 1):

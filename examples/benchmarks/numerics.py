@@ -46,7 +46,7 @@ def precisions(epochs: int, seed: int) -> Table:
             torch.manual_seed(seed)
             bnet = bp.BayesianNet(lenet_300_100(), {} if method is None else {"fc*.weight": method})
             model = bp.classify(bnet, size=len(splits.train))
-            history = bp.fit(model, bnet.guide, train, epochs=epochs, seed=seed, precision=precision)
+            history = bp.fit(model, bnet.guide, train, epochs=epochs, seed=seed, autocast=precision)
             found.append(wrong(bnet, *splits.val.tensors))
             nlls.append(history.nll[-1])
         full, low = (float(f.double().mean()) for f in found)
@@ -111,7 +111,7 @@ def widths(steps: int, seed: int) -> list[Table]:
         fit(bnet, data, 200, seed)
         torch.manual_seed(seed)
         trained = mlp(32, (width,), 10)
-        trained.load_state_dict(bnet.means())
+        bnet.write_into(trained)
         starts.append((fresh, trained))
     for name, method in METHODS.items():
         costs, noises, spreads, clipped = [], [], [], [0.0]

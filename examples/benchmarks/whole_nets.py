@@ -61,7 +61,7 @@ def random_masks(
         groups = torch.zeros(pattern.groups(layout), dtype=torch.bool)
         keep = max(1, round((1 - sparsity) * groups.numel()))
         groups.view(-1)[torch.randperm(groups.numel())[:keep]] = True
-        masks[name] = pattern.spread(groups, layout).clone()
+        masks[name] = pattern.expand(groups, layout).clone()
     return masks
 
 

@@ -140,7 +140,7 @@ def test_history_holds_the_nll_per_example_and_the_kl_per_data_set(size: int) ->
 )
 def test_the_kl_is_warmed_up_linearly(warmup: float | None, expected: list[float]) -> None:
     history = fit(linear(), batches(24), epochs=6, warmup=warmup)
-    assert [e.temperature for e in history.epochs] == pytest.approx(expected)
+    assert [e.kl_weight for e in history.epochs] == pytest.approx(expected)
 
 
 def test_warm_up_lets_the_data_speak_first() -> None:
@@ -497,7 +497,7 @@ def checkpointed(folder: Path | None, epochs: int = 4, **kwargs: Any) -> tuple[d
 
 def assert_same_run(one: tuple[dict[str, Tensor], Any], two: tuple[dict[str, Tensor], Any]) -> None:
     assert same(one[0], two[0])
-    plain = [[(e.epoch, e.nll, e.kl, e.temperature, e.kept) for e in history.epochs] for _, history in (one, two)]
+    plain = [[(e.epoch, e.nll, e.kl, e.kl_weight, e.kept) for e in history.epochs] for _, history in (one, two)]
     assert plain[0] == plain[1]
 
 

@@ -162,7 +162,7 @@ def test_constant_data_are_mask_snr_pattern_and_method() -> None:
     assert constant["kept"].values.tolist() == [0.5, 1.0]
     for name, p in bnet.posteriors.items():
         assert np.array_equal(constant[f"{name}_mask"].values, p.entries().numpy())
-        spread = p.pattern.spread(bnet.snr()[name], p.layout)
+        spread = p.pattern.expand(bnet.snr()[name], p.layout)
         assert np.allclose(constant[f"{name}_snr"].values, spread.numpy(), rtol=1e-6)
     assert (found.posterior["0.weight"].values[..., 2:] == 0).all()
 

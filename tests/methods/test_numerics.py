@@ -240,7 +240,7 @@ def twins(steps: int, seed: int, estimator: str = "local") -> dict[str, dict[str
     for case in OWN if estimator == "local" else ("sparse_vd", "horseshoe"):
         for precision in ("no", "bf16"):
             bnet = convolution(case, seed, estimator=estimator)
-            history = fit(bnet, batches(*train), steps, lr=3e-3, seed=seed, precision=precision)
+            history = fit(bnet, batches(*train), steps, lr=3e-3, seed=seed, autocast=precision)
             found.setdefault(case, {})[precision] = history.nll[-1], mistakes(bnet, *held_out)
     return found
 
@@ -277,7 +277,7 @@ def ways(*names: str) -> list[list[float]]:
     for way in names:
         bnet, argument = convolution("sparse_vd"), {"argument": "bf16", "declined": "no"}.get(way.split()[-1])
         with autocast("around" in way):
-            history = fit(bnet, batches(*train), 20, precision=argument)
+            history = fit(bnet, batches(*train), 20, autocast=argument)
         found.append([*history.nll, *history.kl])
     return found
 
@@ -296,7 +296,7 @@ def test_bfloat16_is_the_same_whoever_asks_for_it_and_an_argument_wins(elsewhere
 @pytest.mark.parametrize("precision", ["fp16", "bfloat16", ""])
 def test_an_unknown_precision_is_an_error(precision: str) -> None:
     with pytest.raises(ValueError, match=f"'bf16', 'no' or None, got '{precision}'"):
-        fit(convolution("sparse_vd"), batches(*images(64)[0]), 1, precision=precision)
+        fit(convolution("sparse_vd"), batches(*images(64)[0]), 1, autocast=precision)
 
 
 @every_method

@@ -102,7 +102,7 @@ class Listed(Pattern):
     def pool(self, x: Tensor, layout: Layout) -> Tensor:
         return x.new_zeros(self.n).index_add(0, self.numbers, x)[:, None]
 
-    def spread(self, g: Tensor, layout: Layout) -> Tensor:
+    def expand(self, g: Tensor, layout: Layout) -> Tensor:
         return g[self.numbers, 0]
 
 
@@ -287,7 +287,7 @@ def test_every_pattern_groups_the_entries_that_play_its_roles(layer: str) -> Non
         net, bnet = LAYERS[layer].over(SparseVD(pattern))
         for name, posterior in bnet.posteriors.items():
             numbers = torch.arange(posterior.kept.numel()).reshape(posterior.kept.shape)
-            found = pattern.spread(numbers, posterior.layout)
+            found = pattern.expand(numbers, posterior.layout)
             assert torch.equal(found, labels(net, name, pattern).expand(found.shape)), (name, pattern)
             counts = pattern.pool(torch.ones(found.shape, dtype=torch.int64), posterior.layout)
             assert torch.equal(counts.flatten(), found.flatten().bincount()), (name, pattern)
@@ -312,7 +312,7 @@ def test_pruned_groups_are_zero_in_the_tensors_own_layout_and_no_others(
 @every_method
 def test_the_projections_of_an_attention_lose_the_same_heads(case: str, layer: str) -> None:
     net, bnet = LAYERS[layer].over(CASES[case](Heads(2)))
-    (joined,) = bnet.fates()
+    (joined,) = bnet.coupled()
     assert joined == [name for name in bnet.posteriors if "proj" in name]
     bnet.prune(select(bnet, {name: torch.rand(2) for name in bnet.posteriors}, keep=0.5, scope="layer"))
     (shut,) = {int((~bnet.posteriors[name].kept).nonzero()) for name in joined}

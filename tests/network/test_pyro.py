@@ -233,16 +233,16 @@ def test_mean_field_elbos_halves_are_pyros_log_likelihood_and_kl() -> None:
     assert kl == pytest.approx(sum(float(k.detach()) for k in closed), rel=1e-5)
 
 
-def test_temperature_scales_the_kl_alone() -> None:
+def test_the_kl_weight_scales_the_kl_alone() -> None:
     x, y = data()
     bnet = new_bnet().eval()
     elbo = MeanFieldELBO()
     losses = {}
-    for elbo.temperature in (0.25, 1.0):
+    for elbo.kl_weight in (0.25, 1.0):
         torch.manual_seed(3)
-        losses[elbo.temperature] = elbo.differentiable_loss(own_model(bnet), bnet.guide, x, y).item()
+        losses[elbo.kl_weight] = elbo.differentiable_loss(own_model(bnet), bnet.guide, x, y).item()
         nll, kl = halves(elbo)
-        assert losses[elbo.temperature] == pytest.approx(nll + elbo.temperature * kl, rel=1e-5)
+        assert losses[elbo.kl_weight] == pytest.approx(nll + elbo.kl_weight * kl, rel=1e-5)
     assert losses[1.0] - losses[0.25] == pytest.approx(0.75 * kl, rel=1e-4)
 
 

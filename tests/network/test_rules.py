@@ -54,7 +54,7 @@ def test_a_posterior_knows_its_weights_layout():
     found = posteriors_of(module, {"0.weight": SparseVD(Block(3, 2)), "1.*proj*weight": SparseVD(Heads(2))})
     assert found["0.weight"][1].kept.shape == (2, 1, 2, 2)
     assert found["1.in_proj_weight"][1].layout.heads.packed == 3
-    assert found["1.out_proj.weight"][1].layout.fate == found["1.in_proj_weight"][1].layout.fate == "1"
+    assert found["1.out_proj.weight"][1].layout.coupling == found["1.in_proj_weight"][1].layout.coupling == "1"
 
 
 def test_a_rule_that_matches_nothing_names_itself_and_the_parameters():
@@ -116,5 +116,7 @@ def test_a_tied_weight_is_one_parameter_under_its_first_name():
     module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     module[1].weight = module[0].weight
     assert list(posteriors_of(module, {"*.weight": SparseVD()})) == ["0.weight"]
-    with pytest.raises(ValueError, match=r"rule '1.weight' matches no parameter"):
+    with pytest.raises(ValueError, match=r"rule '1.weight' matches no parameter: '1.weight' is tied to '0.weight'"):
         posteriors_of(module, {"1.weight": SparseVD()})
+    with pytest.raises(ValueError, match=r"rule '1.w\*' matches no parameter: rule '\*' before it takes all"):
+        posteriors_of(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), {"*": SparseVD(), "1.w*": SparseVD()})

@@ -85,11 +85,11 @@ def randomise(bnet: BayesianNet) -> None:
 def labels(bnet: BayesianNet, name: str) -> Tensor:
     """The number of the group that each entry belongs to."""
     p = bnet.posteriors[name]
-    return p.pattern.spread(torch.arange(p.kept.numel()).reshape(p.kept.shape), p.layout)
+    return p.pattern.expand(torch.arange(p.kept.numel()).reshape(p.kept.shape), p.layout)
 
 
 def together(bnet: BayesianNet, name: str) -> list[str]:
-    return next((names for names in bnet.fates() if name in names), [name])
+    return next((names for names in bnet.coupled() if name in names), [name])
 
 
 def quietly(*args, **kwargs) -> dict[str, Tensor]:
@@ -249,7 +249,7 @@ def test_a_threshold_keeps_the_groups_that_reach_it(case):
     bar = 1.1
     for name, mask in quietly(bnet, snr=bar).items():
         posterior = bnet.posteriors[name]
-        assert torch.equal(mask, posterior.pattern.spread(bnet.snr()[name] >= bar, posterior.layout))
+        assert torch.equal(mask, posterior.pattern.expand(bnet.snr()[name] >= bar, posterior.layout))
 
 
 def test_a_threshold_leaves_the_n_to_m_rule_in_force():
@@ -273,7 +273,7 @@ def heads_of(mask: Tensor, name: str) -> list[bool]:
 @pytest.mark.parametrize("saliency", [snr, magnitude, random])
 def test_an_attentions_projections_lose_the_same_heads(scope, saliency):
     bnet = fitted("heads")
-    assert bnet.fates() == [["attention.in_proj_weight", "attention.out_proj.weight"]]
+    assert bnet.coupled() == [["attention.in_proj_weight", "attention.out_proj.weight"]]
     found = quietly(bnet, keep=0.5, scope=scope, saliency=saliency)
     lost = [heads_of(mask, name) for name, mask in found.items()]
     assert lost[0] == lost[1]
@@ -371,14 +371,14 @@ def test_without_budget_and_threshold_each_methods_own_rule_decides():
 
 def test_heads_whose_gates_disagree_stay_by_the_methods_own_rule():
     bnet = BayesianNet(Attention(), {"attention.*weight": HardConcrete(Heads(4))})
-    joined = bnet.fates()[0]
+    joined = bnet.coupled()[0]
     one, two = (bnet.posteriors[n].get_parameter("log_alpha").data for n in joined)
     one[:2] = -9.0
     two[1:3] = -9.0
     found = masks(bnet)
     for name in joined:
         p = bnet.posteriors[name]
-        assert torch.equal(found[name], p.pattern.spread(torch.tensor([True, False, True, True]), p.layout))
+        assert torch.equal(found[name], p.pattern.expand(torch.tensor([True, False, True, True]), p.layout))
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def random_masks():
         pattern = pattern or Unstructured()
         names = names or [n for n, p in net.named_parameters() if p.dim() > 1]
         layouts = {name: layout_of(net, name) for name in names}
-        return {n: pattern.spread(torch.rand(pattern.groups(at)) < keep, at).clone() for n, at in layouts.items()}
+        return {n: pattern.expand(torch.rand(pattern.groups(at)) < keep, at).clone() for n, at in layouts.items()}
 
     return make
 

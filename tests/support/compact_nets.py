@@ -78,7 +78,7 @@ def spread(net: nn.Module, name: str, pattern: Pattern, keep: float) -> Tensor:
     layout = layout_of(net, name)
     groups = torch.rand(pattern.groups(layout)) < keep
     groups.view(-1)[torch.randint(groups.numel(), ())] = True
-    return pattern.spread(groups, layout).clone()
+    return pattern.expand(groups, layout).clone()
 
 
 def matrices(net: nn.Module) -> list[str]:
@@ -98,8 +98,8 @@ def heads(net: nn.Module, keep: float) -> dict[str, Tensor]:
             continue
         kept = torch.rand(count) < keep
         kept[torch.randint(count, ())] = True
-        masks[into] = bp.Heads(count, side="out", packed=3).spread(kept, layout_of(net, into)).clone()
-        masks[out] = bp.Heads(count, side="in", packed=1).spread(kept, layout_of(net, out)).clone()
+        masks[into] = bp.Heads(count, side="out", packed=3).expand(kept, layout_of(net, into)).clone()
+        masks[out] = bp.Heads(count, side="in", packed=1).expand(kept, layout_of(net, out)).clone()
     return masks
 
 

@@ -58,7 +58,7 @@ class GroupScalePosterior(Posterior):
     def prior(self) -> Tensor:
         z = self.sample(dist.LogNormal(torch.zeros_like(self.z_loc), torch.ones_like(self.z_loc)), "z")
         v = self.sample(dist.Normal(torch.zeros_like(self.loc), torch.ones_like(self.loc)))
-        return self.pattern.spread(z, self.layout) * v
+        return self.pattern.expand(z, self.layout) * v
 
     def guide(self) -> None:
         self.sample(dist.LogNormal(self.param("z_loc"), self.param("z_log_scale").exp()), "z")
@@ -66,7 +66,7 @@ class GroupScalePosterior(Posterior):
 
     def moments(self) -> tuple[Tensor, Tensor]:
         z = dist.LogNormal(self.z_loc, self.z_log_scale.exp())
-        mean, second = (self.pattern.spread(t, self.layout) for t in (z.mean, z.variance + z.mean.square()))
+        mean, second = (self.pattern.expand(t, self.layout) for t in (z.mean, z.variance + z.mean.square()))
         return mean * self.loc, second * ((2 * self.log_scale).exp() + self.loc.square()) - (mean * self.loc).square()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparse.formats import Dense, Format
+from bayesprune.sparse.formats import Format
 
 __all__ = ["Choice", "Plan", "Whole", "against", "mask_hash"]
 
@@ -100,12 +100,12 @@ class Choice:
     def reason(self) -> str:
         """Why it runs so: one sentence."""
         if not self.seconds:
-            asked = self.forced is not None and not isinstance(self.forced, Dense)
+            asked = self.forced is not None and not self.forced.is_dense
             return f"masked dense: {self.obstacle}" + (f"; {self.forced} was asked for" if asked else "")
         if self.whole is None:
             return self._own_reason()
         told = f"{self.whole.kind} as a whole: {_times(self.whole.ratio)} dense"
-        if not isinstance(self.format, Dense):
+        if not self.format.is_dense:
             return f"{self._own_reason()}; {told}"
         return f"masked dense: {told}, {against(self.whole.packed, self.whole.dense)} ({self._own_reason()})"
 
@@ -115,7 +115,7 @@ class Choice:
         if not best:
             return "dense: asked for" if self.forced is not None else "dense: no kernel takes it packed"
         ratio = self.seconds["dense"] / self.seconds[best]
-        if isinstance(self.format, Dense) and self.whole is None:
+        if self.format.is_dense and self.whole is None:
             return f"dense: fastest {self.at}, {when} ({best}: {_times(ratio)})"
         share = f"{ratio * self.density:.0%} of the ideal"
         told = f"{best}: {_times(ratio)} dense {self.at}, {when}, {share}"
@@ -141,7 +141,7 @@ class Choice:
     @property
     def label(self) -> str:
         """The chosen candidate's key in ``seconds``."""
-        return "dense" if isinstance(self.format, Dense) else f"{self.format} {self.kernel}"
+        return "dense" if self.format.is_dense else f"{self.format} {self.kernel}"
 
     @property
     def speedup(self) -> float | None:

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparse.formats import CSR, Dense, Format, SemiStructured
+from bayesprune.sparse.formats import Dense, Format
 from bayesprune.sparse.formats.quantised import Bits, held_in
 from bayesprune.sparse.layers.composite import parts_of
 from bayesprune.sparse.planning.apply import apply, pieces
@@ -148,7 +148,7 @@ def _timed_choice(
 def _why_dense(made_of: Sequence[Piece], mask: Tensor, forced: Format | None) -> str | None:
     """Why there is nothing to time for a weight that could run packed; None where there is."""
     layer = made_of[0].layer
-    if conv_geometry(layer) is not None and isinstance(forced, CSR | SemiStructured):
+    if conv_geometry(layer) is not None and forced is not None and not forced.convolves and not forced.is_dense:
         return f"{type(layer).__name__} has no sparse kernel for {type(forced).__name__}"
     refused = filter(None, (forced.refusal(piece.mask) for piece in made_of)) if forced else iter(())
     if (why := next(refused, None)) is not None:
@@ -172,7 +172,7 @@ def _settled(
     settled, wholes = dict(choices), dict[str, dict[str, Choice]]()
     for name, choice in choices.items():
         path = composite_of(net, name, calls)
-        if path is not None and not isinstance(choice.format, Dense):
+        if path is not None and not choice.format.is_dense:
             wholes.setdefault(path, {})[name] = choice
     for path, inside in wholes.items():
         call, dense = calls[path], net.get_submodule(path)
@@ -203,7 +203,7 @@ def _with_what_follows(
     opened: nn.Module, choices: Mapping[str, Choice], parts: Mapping[str, Sequence[str]], example: object
 ) -> dict[str, Choice]:
     """``choices``, each with what follows its packed layer and will be worked out in it, and why no more is."""
-    packed = {name: choice for name, choice in choices.items() if not isinstance(choice.format, Dense)}
+    packed = {name: choice for name, choice in choices.items() if not choice.format.is_dense}
     paths = {name: [part.rpartition(".")[0] for part in parts[name]] for name in packed}
     found = followings(opened, {path: packed[name].kernel for name, own in paths.items() for path in own}, example)
     told = dict(choices)
@@ -253,7 +253,7 @@ def make_plan(
     choices = _with_what_follows(opened, choices, parts, example)
     for glob, wanted in (formats or {}).items():
         hit = [choices[name] for name in forced_formats(masks, {glob: wanted})]
-        if not isinstance(wanted, Dense) and not any(choice.seconds for choice in hit):
+        if not wanted.is_dense and not any(choice.seconds for choice in hit):
             warnings.warn(
                 f"formats[{glob!r}]: no weight that it matches can run as {wanted}: {hit[0].reason}", stacklevel=3
             )

@@ -3,8 +3,6 @@
 import copy
 import dataclasses
 import json
-import os
-import re
 import warnings
 from collections.abc import Mapping
 from os import PathLike
@@ -122,21 +120,8 @@ def save(
         entries[name] = TensorEntry(kind, *like, x.requires_grad, is_channels_last(x))
     sums = {name: (str(x.dtype).removeprefix("torch."), tuple(x.shape), sha256(x)) for name, x in buffers.items()}
     metadata = manifest_of(sparse, entries, ties, sums).write()
-    replace_file(target, lambda fresh: _write(buffers, fresh, metadata))
-
-
-def _write(buffers: dict[str, Tensor], fresh: Path, metadata: dict[str, str]) -> None:
-    """A safetensors file with the mode of any other new file. Raises ``OSError`` where it cannot be written."""
-    fresh.touch()
-    mode = fresh.stat().st_mode
-    try:
-        safetensors.torch.save_file(buffers, fresh, metadata)
-    except safetensors.SafetensorError as error:
-        code = re.search(r"\(os error (\d+)\)", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1])), str(fresh)) from error
-    fresh.chmod(mode)
+    data = safetensors.torch.save(buffers, metadata)  # its save_file renames over devices, and has errors of its own
+    replace_file(target, lambda fresh: fresh.write_bytes(data))
 
 
 def _trusted(stored: Mapping[str, tuple[Tensor, Stored]]) -> dict[str, Stored]:
@@ -249,7 +234,7 @@ def _weights(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[str, Spa
     weights = {}
     for path, layer in manifest.surgery.packed.items():
         prefix = f"{path}." if path else ""
-        wanted = ("values", "crow", "col", *(("scale",) if getattr(layer.format, "bits", None) else ()))
+        wanted = layer.format.buffers
         missing = [name for name in wanted if prefix + name not in tensors]
         if missing:
             raise FileError(f"the packed layer {path!r} lacks {', '.join(missing)}")

@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from bayesprune.sparse.activations import ACTIVATIONS, activation_in
 from bayesprune.sparse.layers.composite import Composite
 from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.layers.linear import SparseLinear
@@ -61,9 +61,11 @@ def _attention(m: nn.MultiheadAttention) -> Node:
 
 
 def _transformer_layer(m: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) -> Node:
-    activation = {F.relu: "relu", F.gelu: "gelu"}.get(m.activation) or getattr(m.linear1, "activation", "")
-    if activation not in ("relu", "gelu"):
-        raise CannotRebuildError(f"{type(m).__name__} with an activation other than relu and gelu")
+    known = activation_in(m.activation)
+    activation = known.name if known else getattr(m.linear1, "activation", "")
+    if not activation:
+        names = ", ".join(filter(None, ACTIVATIONS))
+        raise CannotRebuildError(f"{type(m).__name__} with an activation other than {names}")
     return {
         "d_model": m.self_attn.embed_dim,
         "nhead": full(m.self_attn, "num_heads"),
@@ -91,6 +93,7 @@ def _stack(m: nn.TransformerEncoder | nn.TransformerDecoder) -> Node:
     return args
 
 
+_FEEDS_FORWARD = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.Transformer)
 _ARGUMENTS: Mapping[type[nn.Module], Callable[..., Node]] = {
     **dict.fromkeys((nn.RNN, nn.LSTM, nn.GRU), _rnn),
     **dict.fromkeys((nn.TransformerEncoderLayer, nn.TransformerDecoderLayer), _transformer_layer),
@@ -211,7 +214,10 @@ def _build(node: object, depth: int) -> nn.Module:
     unknown = args.keys() - _argument_names(kind)
     if unknown:
         raise CannotRebuildError(f"{name} has no argument {', '.join(sorted(unknown))} that a file may give")
-    return kind(**{key: _value(value, depth + 1) for key, value in args.items()})
+    made = {key: _value(value, depth + 1) for key, value in args.items()}
+    if kind in _FEEDS_FORWARD and made.get("activation") in ACTIVATIONS:
+        made["activation"] = ACTIVATIONS[str(made["activation"])].function  # torch's constructors know two by name
+    return kind(**made)
 
 
 def build(node: Mapping[str, object], tensors: int = 10_000) -> nn.Module:

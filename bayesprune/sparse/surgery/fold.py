@@ -1,10 +1,8 @@
 """Batch-norm folding: scale and shift per output worked into the packed layer before it."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bayesprune.sparse.buffers.unpack import rows_of
 from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.layers.linear import SparseLinear
 
@@ -25,12 +23,7 @@ def cannot_fold(layer: nn.Module, norm: BatchNorm) -> str | None:
 
 def _by_row(factor: Tensor, layer: SparseLinear) -> Tensor:
     """``factor``, one number an output, where each of the layer's values has it."""
-    if layer.values.dim() == 2:
-        return factor[:, None]
-    height = layer.values.shape[2] if layer.values.dim() == 3 else 1
-    count = layer.crow.numel() - 1
-    each = F.pad(factor, (0, count * height - factor.numel())).view(count, height)[rows_of(layer.crow, layer.col)]
-    return each[:, None] if layer.values.dim() == 3 else each[:, 0]
+    return layer.format.gather(factor[:, None].expand(-1, layer.in_features), layer.crow, layer.col)
 
 
 def fold(layer: SparseLinear, norm: BatchNorm) -> None:

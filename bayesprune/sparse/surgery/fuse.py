@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bayesprune.sparse.activations import activation_of
 from bayesprune.sparse.checks import call
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.layers.composite import hooked
@@ -36,15 +37,6 @@ class Following:
     activation: str = ""
     paths: tuple[str, ...] = ()
     why_not: str = ""
-
-
-def _activation(module: nn.Module) -> str:
-    """The name that kernels know the activation by; empty for any other module."""
-    if type(module) is nn.ReLU:
-        return "relu"
-    if type(module) is nn.GELU:
-        return "gelu" if module.approximate == "none" else "gelu_tanh"
-    return ""
 
 
 def _close(a: object, b: object) -> bool:
@@ -118,19 +110,20 @@ def followings(net: nn.Module, layers: Mapping[str, str], example: object) -> di
             else:
                 why = f"{type(after).__name__} {at!r} {refused}"
         if why is None:
-            named, activation = f"{type(after).__name__} {at!r}", _activation(after)
-            if not activation:
+            named, taken = f"{type(after).__name__} {at!r}", activation_of(after)
+            if taken is None:
                 why = f"{named} is no activation that a kernel works out"
             elif not KERNELS[kernel].fuses:
-                why, activation = f"the kernel {kernel!r} works out no activation", ""
+                why = f"the kernel {kernel!r} works out no activation"
             else:
+                activation = taken.name
                 paths.append(at)
         found[path] = Following(norm, activation, tuple(paths), why or "")
     return found
 
 
 def fuse(net: nn.Module, example: object) -> list[str]:
-    """Work what follows each packed layer out in it, in place: batch normalisation, and then a ReLU or GELU.
+    """Work what follows each packed layer out in it, in place: batch normalisation, and then an activation.
 
     Where the layer's result goes nowhere else, as the net's trace tells; an ``nn.Identity`` takes each one's place. A
     net that does what no trace sees would compute something else then: outputs on ``example`` are compared, and where
@@ -203,6 +196,6 @@ def replace_by_identity(net: nn.Module, path: str) -> None:
         module = net.get_submodule(path)
     except AttributeError:
         raise ValueError(f"there is no module {path!r}") from None
-    if not _activation(module) and type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.Identity):
+    if activation_of(module) is None and type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.Identity):
         raise ValueError(f"{path!r} is {type(module).__name__}, which no packed layer takes in")
     put(net, path, nn.Identity().train(module.training))

@@ -152,7 +152,7 @@ def test_masks_of_patterns(pattern: bp.Pattern) -> None:
     masks = {}
     for name in ("0.weight", "3.weight"):
         layout = layout_of(net, name)
-        masks[name] = pattern.spread(torch.rand(pattern.groups(layout)) < 0.4, layout).clone()
+        masks[name] = pattern.expand(torch.rand(pattern.groups(layout)) < 0.4, layout).clone()
     exact(net, masks, images(2))
 
 

@@ -34,12 +34,12 @@ def small():
 def test_filled_against_brute_force(out, into, keep, block):
     block = min(block[0], out), min(block[1], into)
     at = Layout((out, into))
-    mask = Block(*block).spread(torch.rand(Block(*block).groups(at)) < keep, at)
+    mask = Block(*block).expand(torch.rand(Block(*block).groups(at)) < keep, at)
     shares = filled(mask)
     for (h, w), share in shares.items():
         assert h <= out and w <= into
         pattern = Block(h, w)
-        touched = pattern.spread(pattern.pool(mask.long(), at) > 0, at)
+        touched = pattern.expand(pattern.pool(mask.long(), at) > 0, at)
         assert share == pytest.approx(int(mask.sum()) / int(touched.sum()))
     if mask.any():
         assert set(shares) == {
@@ -60,7 +60,7 @@ def test_filled_against_brute_force(out, into, keep, block):
 )
 def test_the_pattern_is_read_off_the_mask(pattern, found):
     at = Layout((300, 784))
-    mask = pattern.spread(torch.rand(pattern.groups(at)) < 0.03, at)
+    mask = pattern.expand(torch.rand(pattern.groups(at)) < 0.03, at)
     shapes = block_shapes(mask)
     assert set(found) <= set(shapes) and len(shapes) <= 3
 
