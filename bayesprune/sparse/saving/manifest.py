@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.sparse.activations import ACTIVATIONS
-from bayesprune.sparse.formats import format_of
+from bayesprune.sparse.formats import FORMATS, format_of
 from bayesprune.sparse.layers.sizes import SizeChange
 from bayesprune.sparse.saving.storage import DTYPES
 from bayesprune.sparse.surgery.surgery import PackedLayer, Surgery
@@ -83,6 +83,10 @@ class _Layer(msgspec.Struct):
 
     def read(self, where: str) -> PackedLayer:
         name, *sizes = self.format
+        if name not in FORMATS:
+            raise FileError(
+                f"{where} is packed as {name!r}; this version knows {', '.join(FORMATS)}: upgrade bayesprune"
+            )
         if self.activation not in ACTIVATIONS:
             raise FileError(
                 f"{where} has the activation {self.activation!r}, which this version does not know: upgrade"
