@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesprune.draws.gaussian import Estimator, GaussianDraw, SecondUseError, plain, sampled, sampling, uses
-from bayesprune.draws.sites import param_site
+from bayesprune.draws.sites import DenseGradient, param_site
 from bayesprune.methods.base import Method, Posterior
 from bayesprune.network.extra import packed, unpacked
 from bayesprune.network.recompute import recomputing
@@ -69,6 +69,9 @@ class BayesianNet(nn.Module):
                 put(self._rest, name, copy)
         for name, buffer in net.named_buffers():
             put(self._rest, name, buffer.detach().clone())
+        self._sparse = frozenset(
+            f"{path}.weight".lstrip(".") for path, m in net.named_modules() if getattr(m, "sparse", False) is True
+        )
         self._uses: dict[str, int] = {}  # how often each draw was used in the first forward pass
         self._sampled: tuple[str, ...] = ()
 
@@ -112,6 +115,8 @@ class BayesianNet(nn.Module):
         for name, value in tensors(self._rest):
             values[name] = param_site(name, value) if isinstance(value, nn.Parameter) else value
         draws = {n: v for n, v in values.items() if isinstance(v, GaussianDraw)}
+        for name in self._sparse & values.keys() - draws.keys():
+            values[name] = DenseGradient.apply(values[name])
         if self.estimator == "weight" or not (draws and self.training and torch.is_grad_enabled()):
             return self.run(plain(values), *args, **kwargs)
         first = not self._uses
