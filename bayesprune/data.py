@@ -5,7 +5,7 @@
 1. ``$BAYESPRUNE_DATA``, a folder of your own copies: ``mnist/*.gz`` in the IDX format, ``cifar10/`` with
    ``cifar-10-python.tar.gz`` or ``cifar10-jpeg.tar.xz``, ``uci/NAME/*.txt``. They may be other encodings of the data
    than the published files, so no checksum is asked of them; headers, counts, shapes and labels are.
-2. The cache: ``root`` where given, else ``$BAYESPRUNE_CACHE``, else the user's cache folder.
+2. The cache: ``root`` where given, else ``$BAYESPRUNE_CACHE``, else the user's (``~/.cache/bayesprune``).
 3. A public mirror, into the cache. A published checksum is checked; where none is published none is invented.
 """
 
@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from bayesprune._files import cache_folder
+
 _MNIST_MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -51,7 +53,7 @@ _UCI_MIRRORS = ("https://raw.githubusercontent.com/yaringal/DropoutUncertaintyEx
 _UCI_SHAPES = {"yacht": (308, 7), "energy": (768, 9), "concrete": (1030, 9), "wine-quality-red": (1599, 12)}
 _UCI_SPLITS = 20
 
-_LOCAL, _CACHE = "BAYESPRUNE_DATA", "BAYESPRUNE_CACHE"
+_LOCAL = "BAYESPRUNE_DATA"
 _REPLACE = "put a whole copy in its place (in the cache: delete it, and it is downloaded again)"
 
 
@@ -163,7 +165,7 @@ def cifar10(*, val: int = 5_000, seed: int = 0, root: Path | None = None) -> Spl
     _check_val_count(val, _CIFAR_COUNTS["train"])
     here = [folder / file for file in _CIFAR_READERS if (folder := _local("cifar10", [file]))]
     archive = here[0] if here else _download("cifar10", _CIFAR_FILES, _CIFAR_MIRRORS, root) / next(iter(_CIFAR_FILES))
-    arrays = _decoded_cifar(archive, _cache(root) / "cifar10")
+    arrays = _decoded_cifar(archive, _cache(root, "cifar10"))
     return _image_splits(arrays, val, seed, _CIFAR_CLASSES)
 
 
@@ -220,10 +222,8 @@ def _check_val_count(val: int, total: int) -> None:
         raise ValueError(f"expected val as a number of training images, an int from 0 to {total - 1}; got {val!r}")
 
 
-def _cache(root: Path | None) -> Path:
-    import pooch
-
-    return Path(root or os.environ.get(_CACHE) or pooch.os_cache("bayesprune"))
+def _cache(root: Path | None, name: str) -> Path:
+    return Path(root) / name if root else cache_folder(name)
 
 
 def _local(name: str, files: Sequence[str]) -> Path | None:
@@ -245,7 +245,7 @@ def _download(name: str, files: Mapping[str, str | None], mirrors: Sequence[str]
     """The cache's folder ``name`` with ``files`` (name: published hash or None); mirrors are address prefixes."""
     import pooch
 
-    folder = _cache(root) / name
+    folder = _cache(root, name)
     folder.mkdir(parents=True, exist_ok=True)
     for file, published in files.items():
         path = folder / file

@@ -40,7 +40,7 @@ def fitted(net: nn.Module, splits: Splits, keep: float, epochs: int) -> Fit:
         bp.fit(model, bnet.guide, train, epochs=epochs, lr=lr, prune=prune, seed=0)
         return bnet
 
-    net.load_state_dict(fit({}, 5, 1e-3, None).means())
+    fit({}, 5, 1e-3, None).write_into(net)
     bnet = fit({"*.weight": bp.SparseVD()}, epochs, 2e-3, bp.Cubic(keep=keep))
     return {"mean": bnet.means(), "variance": bnet.variances(), "mask": bp.masks(bnet, keep=keep)}
 

@@ -35,7 +35,7 @@ def fit() -> tuple[nn.Module, bp.BayesianNet]:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     dense = bp.BayesianNet(net, {})
     bp.fit(bp.classify(dense, len(splits.train)), dense.guide, train, epochs=20, lr=1e-3, seed=0)
-    net.load_state_dict(dense.means())
+    dense.write_into(net)
     bnet = bp.BayesianNet(net, {"1.weight": bp.SparseVD(bp.Block(SIDE, SIDE))})
     bp.fit(bp.classify(bnet, len(splits.train)), bnet.guide, train, epochs=40, lr=3e-3, seed=0)
     return net, bnet

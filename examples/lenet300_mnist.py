@@ -46,7 +46,7 @@ def main() -> None:
         bp.fit(model, bnet.guide, train, epochs=epochs, lr=lr, prune=prune, seed=args.seed)
         return bnet
 
-    net.load_state_dict(fit({}, args.pretrain, 1e-3, None).means())
+    fit({}, args.pretrain, 1e-3, None).write_into(net)
     print(f"dense net after {args.pretrain} epochs: validation error {error_of(net, {}, splits.val):.2%}")
     rows = []
     for name, method, saliency in (

@@ -29,7 +29,7 @@ def fitted(epochs: int, keep: float, seed: int) -> bp.BayesianNet:
     net = lenet_300_100()
     dense = bp.BayesianNet(net, {})
     bp.fit(bp.classify(dense, size), dense.guide, train, epochs=1, seed=seed)
-    net.load_state_dict(dense.means())
+    dense.write_into(net)
     bnet = bp.BayesianNet(net, {"fc*.weight": bp.SparseVD()})
     prune = bp.Cubic(keep=keep)
     bp.fit(bp.classify(bnet, size), bnet.guide, train, epochs=epochs, lr=2e-3, prune=prune, seed=seed)

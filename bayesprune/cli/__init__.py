@@ -5,7 +5,7 @@ import warnings
 import typer
 
 from bayesprune.cli import bench, demo, export, fit, info, masks, report, sweep
-from bayesprune.cli.output import trouble
+from bayesprune.cli.output import say, trouble
 
 __all__ = ["app", "main"]
 
@@ -72,6 +72,4 @@ def _told(error: Exception) -> tuple[str, int] | None:
 
 
 def _show_warning(message: Warning | str, *_args: object, **_kwargs: object) -> None:
-    from bayesprune.cli.output import say
-
     say(f"warning: {message}")

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from bayesprune.cli.output import say, show
+from bayesprune import fitting, pruning, runs
+from bayesprune.cli.output import loading, say, show
 
 
 def run(
@@ -22,16 +22,14 @@ def run(
 
     Example: bayesprune demo --data mnist --keep 0.02 --out run
     """
-    with Console(stderr=True).status("loading"):
-        from bayesprune.fitting.devices import check_device
-        from bayesprune.pruning.masking import check_keep
-        from bayesprune.runs.demo import TASKS, claim_folder, run_demo
-    if data not in TASKS:
-        raise ValueError(f"--data is one of {', '.join(TASKS)}; got {data!r}")
+    with loading():
+        tasks = runs.TASKS
+    if data not in tasks:
+        raise ValueError(f"--data is one of {', '.join(tasks)}; got {data!r}")
     if keep is not None:
-        check_keep(keep)
-    check_device(device)
-    folder = claim_folder(out, force)
-    show(run_demo(TASKS[data], folder, epochs=epochs, seed=seed, keep=keep, device=device, say=say))
+        pruning.check_keep(keep)
+    fitting.check_device(device)
+    folder = runs.claim_folder(out, force)
+    show(runs.run_demo(tasks[data], folder, epochs=epochs, seed=seed, keep=keep, device=device, say=say))
     print(f"wrote {folder}/: model.safetensors, report.html, report.json, snr.png")
     print(f"load it: python -c \"import bayesprune as bp; print(bp.load('{folder}/model.safetensors'))\"")

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from bayesprune.cli.options import Device, Folder, Json, Threads
-from bayesprune.cli.output import show_json
+from bayesprune import pruning, runs, sparse
+from bayesprune.cli.options import Device, Folder, Json, Threads, Trust
+from bayesprune.cli.output import loading, show_json
+from bayesprune.sparse import bench, compact, planning
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,36 +26,26 @@ def run(
         str | None, typer.Option(help="8 or 4 for integers, or posterior: in as few as each weight's posterior bears.")
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Examples of the batch to be fast at; the fit's.")] = None,
-    compact: Annotated[
-        bool, typer.Option("--compact", help="First remove the channels and heads that are empty.")
-    ] = False,
+    cut: Annotated[bool, typer.Option("--compact", help="First remove the channels and heads that are empty.")] = False,
     compress: Annotated[
         bool, typer.Option("--compress", help="Round the weights as finely as the posterior tells, to a small file.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="The file; RUN/model.safetensors by default.")] = None,
     device: Device = None,
     threads: Threads = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Pack what is kept, each weight in the format that is fastest here, and save the model to one file.
 
     Example: bayesprune export run --format 'fc*=BSR(16, 1)'
     """
-    with Console(stderr=True).status("loading"):
-        import torch
-
-        from bayesprune.pruning.bit_widths import bit_widths
-        from bayesprune.runs.expressions import assigned
-        from bayesprune.runs.folder import RunFolder
-        from bayesprune.runs.train import example_of, open_data, open_run
-        from bayesprune.sparse import export, plan, save
-        from bayesprune.sparse.compact import compact as cut
-        from bayesprune.sparse.formats import Format
-        from bayesprune.sparse.planning.planner import left_bits, left_formats
     if bits not in (None, "4", "8", "posterior"):
         raise ValueError(f"--bits is 8, 4 or posterior; got {bits!r}")
-    formats = assigned(format or (), Format, "'fc*=BSR(16, 1)'")  # type: ignore[type-abstract]
-    folder = RunFolder(run)
+    with loading():
+        open_run = runs.open_run
+    formats = runs.assigned(format or (), sparse.Format, "'fc*=BSR(16, 1)'")  # type: ignore[type-abstract]
+    folder = runs.RunFolder(run, trust)
     folder.check_run()
     masks, _ = folder.masks()
     file = out or folder.model_file
@@ -64,20 +55,21 @@ def run(
         raise IsADirectoryError(f"--out {file} is a folder: name a file in it")
     with folder.locked():
         recipe, bnet = open_run(folder, device)
-        torch.set_num_threads(threads or recipe.threads)
-        example = example_of(open_data(recipe if batch is None else recipe.but(batch=batch)), bnet)
+        runs.use_threads(recipe, threads)
+        example = runs.example_of(runs.open_data(recipe if batch is None else recipe.but(batch=batch)), bnet)
         net, means, variances = bnet.net, bnet.means(), bnet.variances()
-        widths: Bits = bit_widths(bnet, masks) if bits == "posterior" else int(bits) if bits else None
+        widths: Bits = pruning.bit_widths(bnet, masks) if bits == "posterior" else int(bits) if bits else None
         smaller, about = None, {}
-        if compact:
-            smaller = cut(net, means, masks, example=example)
+        if cut:
+            smaller = compact.compact(net, means, masks, example=example)
             about = {"compact": {**_before_and_after(net, smaller.net, example), "stays": dict(smaller.reasons)}}
             now = {name: smaller.now(name) for name in masks}
-            formats, widths = left_formats(formats, now, smaller.masks), left_bits(widths, now, smaller.masks)
+            formats = planning.left_formats(formats, now, smaller.masks)
+            widths = planning.left_bits(widths, now, smaller.masks)
             net, means, masks, variances = smaller.net, {}, dict(smaller.masks), smaller.cut(variances)
-        found = plan(net, masks, example=example, formats=formats, bits=widths)
-        packed = export(net, means, masks, example=example, plan=found, variances=variances)
-        save(packed, file, compress=compress)
+        found = sparse.plan(net, masks, example=example, formats=formats, bits=widths)
+        packed = sparse.export(net, means, masks, example=example, plan=found, variances=variances)
+        sparse.save(packed, file, compress=compress)
         plain = {"model": str(file), "bytes": file.stat().st_size, **about, **found.to_dict()}
         folder.write_json(folder.plan_file, plain)
     if json:
@@ -88,12 +80,10 @@ def run(
         (weights, left), (flops, fewer) = about["compact"]["weights"], about["compact"]["flops"]
         print(f"{weights:,} → {left:,} weights, {flops:,} → {fewer:,} FLOPs a batch\n")
     print(found)
-    then = f"bench {run}" if file == folder.model_file else f"info {file}"
-    print(f"wrote {file}, {plain['bytes']:,} bytes; next: bayesprune {then}")
+    then = folder.command("bench") if file == folder.model_file else f"bayesprune info {file}"
+    print(f"wrote {file}, {plain['bytes']:,} bytes; next: {then}")
 
 
 def _before_and_after(net: "nn.Module", smaller: "nn.Module", example: object) -> dict[str, list[int]]:
-    from bayesprune.sparse.bench.flops import flops
-
     weights = [sum(p.numel() for p in one.parameters()) for one in (net, smaller)]
-    return {"weights": weights, "flops": [flops(one, example) for one in (net, smaller)]}
+    return {"weights": weights, "flops": [bench.flops(one, example) for one in (net, smaller)]}

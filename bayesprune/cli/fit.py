@@ -1,17 +1,13 @@
 """The ``bayesprune fit`` command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from bayesprune.cli.options import Json
-from bayesprune.cli.output import say, show_json
-
-if TYPE_CHECKING:
-    from bayesprune.runs.folder import RunFolder
-    from bayesprune.runs.recipe import Recipe
+from bayesprune import reporting, runs
+from bayesprune.cli.options import Json, Trust
+from bayesprune.cli.output import loading, say, show_json
 
 
 def run(
@@ -39,6 +35,7 @@ def run(
     precision: Annotated[str | None, typer.Option(help="no (the default) or bf16.")] = None,
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("run"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")] = False,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Fit a sparse posterior into a run folder; a run that was killed goes on when the command is given again.
@@ -46,25 +43,25 @@ def run(
     Example: bayesprune fit --net lenet_300_100 --data mnist --pretrain 5 --prune 'Cubic(keep=0.05)' --out run
     """
     options = dict(locals())
-    with Console(stderr=True).status("loading"):
-        import torch
-
-        from bayesprune.reporting import versions
-        from bayesprune.runs.folder import RunFolder
-        from bayesprune.runs.recipe import Recipe
-        from bayesprune.runs.train import prepare, train
-    given = {n: v for n, v in options.items() if n in Recipe.__dataclass_fields__ and v is not None}
+    with loading():
+        prepare, train = runs.prepare, runs.train
+    given = {n: v for n, v in options.items() if n in runs.Recipe.__dataclass_fields__ and v is not None}
     if start is not None:
         given |= {"start": str(start.resolve()), "start_sha256": None}
     if rules:
         given["rules"] = tuple(rules)
     if recipe is not None:
-        given = {**vars(Recipe.read(recipe)), **given}
-    folder = RunFolder(out)
+        given = {**vars(runs.Recipe.read(recipe)), **given}
+    folder = runs.RunFolder(out, trust)
     there = _there(folder, given, overwrite)
-    wanted = Recipe.of({"threads": torch.get_num_threads(), **given}) if there is None or overwrite else there
-    _warn_of_versions(wanted, versions())
-    torch.set_num_threads(wanted.threads)
+    wanted = runs.Recipe.of({"threads": runs.threads_here(), **given}) if there is None or overwrite else there
+    if not trust:
+        named = [name for name in ("net", "data", "rules", "prune") if options[name]]
+        wanted.check_trusted(str(folder if there is wanted or recipe is None else recipe), named)
+    if wanted is there:
+        say(f"going on with {folder}: {folder.reached()}")
+    _warn_of_versions(wanted, reporting.versions())
+    runs.use_threads(wanted)
     prepared = prepare(wanted)
     with folder.locked():
         if folder.recipe() != there or (folder.finished and not overwrite):
@@ -72,7 +69,7 @@ def run(
         if overwrite:
             folder.clear()
         if there is None or overwrite:
-            prepared.recipe.but(versions=versions()).write(folder.recipe_file)
+            prepared.recipe.but(versions=reporting.versions()).write(folder.recipe_file)
         try:
             history = train(prepared, folder, say)
         except KeyboardInterrupt:
@@ -89,10 +86,10 @@ def run(
     if not prepared.recipe.pretrain and not prepared.recipe.start:
         say("the dense net was not trained, so a report has nothing to compare with: --pretrain 5, or --start net.pt")
     keep = getattr(prepared.recipe.schedule(), "keep", None)
-    print(f"next: bayesprune masks {out}{'' if keep is None else f' --keep {keep:g}'}")
+    print(f"next: {folder.command('masks', '' if keep is None else f'--keep {keep:g}')}")
 
 
-def _there(folder: "RunFolder", given: dict[str, Any], overwrite: bool) -> "Recipe | None":
+def _there(folder: "runs.RunFolder", given: dict[str, Any], overwrite: bool) -> "runs.Recipe | None":
     """The recipe of an unfinished run to go on with; raises where the folder is not for this run."""
     if folder.path.exists() and not folder.path.is_dir():
         raise NotADirectoryError(f"--out {folder.path} is a file: name a folder")
@@ -112,13 +109,12 @@ def _there(folder: "RunFolder", given: dict[str, Any], overwrite: bool) -> "Reci
         )
     if folder.finished:
         raise FileExistsError(
-            f"{folder} holds this run, finished: bayesprune masks {folder.path} goes on from it, --overwrite repeats it"
+            f"{folder} holds this run, finished: {folder.command('masks')} goes on from it, --overwrite repeats it"
         )
-    say(f"going on with {folder}: {folder.reached()}")
     return there
 
 
-def _warn_of_versions(recipe: "Recipe", here: dict[str, str]) -> None:
+def _warn_of_versions(recipe: "runs.Recipe", here: dict[str, str]) -> None:
     other = [f"{n} {v}, here {here.get(n)}" for n, v in recipe.versions.items() if here.get(n) != v]
     if other:
         say(f"the recipe was made with {'; '.join(other)}: the last bits may differ")

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bayesprune import runs, sparse
 from bayesprune.cli.options import Json
 from bayesprune.cli.output import facts, show, show_json, table
 
@@ -30,9 +31,7 @@ def run(
 
 
 def _of_run(path: Path) -> tuple[dict[str, Any], list[Any]]:
-    from bayesprune.runs.folder import RunFolder
-
-    folder = RunFolder(path)
+    folder = runs.RunFolder(path)
     recipe = folder.recipe()
     if recipe is None:
         raise FileNotFoundError(f"{folder} holds no run: it lacks recipe.toml, which bayesprune fit writes")
@@ -60,9 +59,7 @@ def _of_run(path: Path) -> tuple[dict[str, Any], list[Any]]:
 
 
 def _of_model(path: Path) -> tuple[dict[str, Any], list[Any]]:
-    from bayesprune.sparse.saving.contents import contents
-
-    found = contents(path)
+    found = sparse.contents(path)
     loads = "bp.load(path)" if found["loads_alone"] else f"bp.load(path, net=…), for {found['needs_net']}"
     size, unpacked, dense = (found[which] for which in ("bytes", "packed_bytes", "dense_bytes"))
     times = f", {dense / size:.3g} times this file" if size else ""

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from bayesprune.cli.options import Device, Folder, Json, Scope
-from bayesprune.cli.output import show, show_json, table
+from bayesprune import pruning, runs
+from bayesprune.cli.options import Device, Folder, Json, Scope, Trust
+from bayesprune.cli.output import loading, show, show_json, table
 
 
 def run(
@@ -17,26 +17,22 @@ def run(
     scope: Scope = "global",
     saliency: Annotated[str, typer.Option(help="What ranks groups for --keep: snr, magnitude, random.")] = "snr",
     device: Device = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Decide what stays: a budget, a threshold on SNR, or else the method's own rule.
 
     Example: bayesprune masks run --keep 0.05
     """
-    with Console(stderr=True).status("loading"):
-        import torch
-
-        from bayesprune.pruning.masking import check_keep, masks
-        from bayesprune.runs.expressions import saliency_of
-        from bayesprune.runs.folder import RunFolder
-        from bayesprune.runs.train import open_run
-    folder, ranking = RunFolder(run), saliency_of(saliency)
-    check_keep(1.0 if keep is None else keep, scope)
+    with loading():
+        open_run = runs.open_run
+    folder, ranking = runs.RunFolder(run, trust), runs.saliency_of(saliency)
+    pruning.check_keep(1.0 if keep is None else keep, scope)
     folder.check_run()
-    with folder.locked(), torch.random.fork_rng():
+    with folder.locked():
         recipe, bnet = open_run(folder, device)
-        torch.manual_seed(recipe.seed)
-        kept = masks(bnet, keep=keep, snr=snr, scope=scope, saliency=ranking)  # type: ignore[arg-type]
+        with runs.seeded(recipe.seed):
+            kept = pruning.masks(bnet, keep=keep, snr=snr, scope=scope, saliency=ranking)  # type: ignore[arg-type]
         choice = {"keep": keep, "snr": snr, "scope": scope, "saliency": saliency} if keep else {"snr": snr}
         folder.write_tensors(folder.masks_file, kept, choice)
     counts = {name: (int(mask.sum()), mask.numel()) for name, mask in kept.items()}
@@ -57,4 +53,4 @@ def run(
     words, numbers = "words", "numbers"
     headings = {"weight": words, "shape": words, "entries": numbers, "of its own": numbers, "pruned together": words}
     show(table("What is kept", headings, rows))
-    print(f"wrote {folder.masks_file}; next: bayesprune report {run}")
+    print(f"wrote {folder.masks_file}; next: {folder.command('report')}")

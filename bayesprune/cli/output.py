@@ -1,7 +1,8 @@
 """Output of commands: results to stdout as tables or JSON, everything else to stderr."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich import box
@@ -9,9 +10,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from bayesprune import runs
 from bayesprune.tables import Table
 
-__all__ = ["facts", "say", "show", "show_json", "table", "trouble"]
+__all__ = ["facts", "loading", "say", "show", "show_json", "table", "trouble"]
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """While names of our rooms are looked up, which loads torch and Pyro for the first of them: say so."""
+    with Console(stderr=True).status("loading"):
+        yield
 
 
 def say(text: str) -> None:
@@ -31,9 +40,7 @@ def show(result: Any) -> None:
 
 def show_json(data: Any) -> None:
     """Print plain data as JSON."""
-    from bayesprune.runs.folder import to_json
-
-    print(to_json(data), end="")
+    print(runs.to_json(data), end="")
 
 
 def table(title: str, headings: Mapping[str, str], rows: Iterable[Sequence[str]]) -> RichTable:

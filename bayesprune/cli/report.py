@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from bayesprune.cli.options import Device, Folder, Json, Part, Threads
-from bayesprune.cli.output import show, show_json
+from bayesprune import reporting, runs
+from bayesprune.cli.options import Device, Folder, Json, Part, Threads, Trust
+from bayesprune.cli.output import loading, show, show_json
 
 
 def run(
@@ -23,19 +23,16 @@ def run(
     ] = None,
     device: Device = None,
     threads: Threads = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Compare the pruned net with the dense one and with magnitude pruning: error, calibration, bytes, latency.
 
     Example: bayesprune report run --html report.html
     """
-    with Console(stderr=True).status("loading"):
-        import torch
-
-        from bayesprune.reporting import report
-        from bayesprune.runs.folder import RunFolder
-        from bayesprune.runs.train import open_data, open_run
-    folder, rivals = RunFolder(run), [RunFolder(path) for path in rival or ()]
+    with loading():
+        report, open_run = reporting.report, runs.open_run
+    folder, rivals = runs.RunFolder(run, trust), [runs.RunFolder(path, trust) for path in rival or ()]
     for each in (folder, *rivals):
         each.check_run()
         each.masks()
@@ -43,13 +40,13 @@ def run(
         raise FileNotFoundError(f"--html {html}: there is no folder {html.parent}")
     with folder.locked():
         recipe, bnet = open_run(folder, device)
-        torch.set_num_threads(threads or recipe.threads)
+        runs.use_threads(recipe, threads)
         beside = {}
         for other in rivals:
             theirs, rival_net = open_run(other, device)
             theirs.check_like(recipe, str(other), str(folder))
             beside[str(other.path)] = rival_net.means(), other.masks()[0]
-        data = open_data(recipe if batch is None else recipe.but(batch=batch))
+        data = runs.open_data(recipe if batch is None else recipe.but(batch=batch))
         found = report(
             bnet,
             folder.masks()[0],
@@ -67,4 +64,4 @@ def run(
         show_json(plain)
         return
     show(found)
-    print(f"wrote {folder.report_file}{'' if html is None else f', {html}'}; next: bayesprune export {run}")
+    print(f"wrote {folder.report_file}{'' if html is None else f', {html}'}; next: {folder.command('export')}")

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from bayesprune.cli.options import Device, Json, Part, Scope, Threads
-from bayesprune.cli.output import show_json
+import bayesprune as bp
+from bayesprune import pruning, runs
+from bayesprune.cli.options import Device, Json, Part, Scope, Threads, Trust
+from bayesprune.cli.output import loading, show_json
 
 RUNS = [Path("run")]
 BUDGETS = [0.5, 0.2, 0.1, 0.05, 0.02, 0.01]
@@ -16,7 +17,7 @@ SEVERITIES = [3]
 
 
 def run(
-    runs: Annotated[
+    paths: Annotated[
         list[Path], typer.Argument(metavar="RUN", help="Finished runs; several seeds give a spread.")
     ] = RUNS,
     keep: Annotated[list[float], typer.Option(help="A fraction of the weights to keep; may be given again.")] = BUDGETS,
@@ -31,32 +32,24 @@ def run(
     latency: Annotated[bool, typer.Option("--latency", help="Pack and time each net: about a second a point.")] = False,
     device: Device = None,
     threads: Threads = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Prune to each budget by each ranking, and score what is left.
 
     Example: bayesprune sweep run --keep 0.2 --keep 0.1 --keep 0.05
     """
-    with Console(stderr=True).status("loading"):
-        import torch
-        from matplotlib.figure import Figure
-
-        from bayesprune import corruptions
-        from bayesprune._files import replace
-        from bayesprune.pruning.masking import check_keep
-        from bayesprune.reporting.sweeping import sweep
-        from bayesprune.runs.expressions import saliency_of, suggestion
-        from bayesprune.runs.folder import RunFolder
-        from bayesprune.runs.train import open_data, open_run
+    with loading():
+        sweep, open_run = bp.sweep, runs.open_run
     for fraction in keep:
-        check_keep(fraction, scope)
-    rankings = [saliency_of(name) for name in saliency]
-    known = {c.__name__: c for c in corruptions.CORRUPTIONS}
+        pruning.check_keep(fraction, scope)
+    rankings = [runs.saliency_of(name) for name in saliency]
+    known = {c.__name__: c for c in bp.corruptions.CORRUPTIONS}
     spoils = list(known) if corruption == ["all"] else corruption or []
     for name in spoils:
         if name not in known:
-            raise ValueError(f"there is no corruption {name!r}; {suggestion(name, ['all', *known])}")
-    folders = [RunFolder(path) for path in runs]
+            raise ValueError(f"there is no corruption {name!r}; {runs.suggestion(name, ['all', *known])}")
+    folders = [runs.RunFolder(path, trust) for path in paths]
     for folder in folders:
         folder.check_run()
     with folders[0].locked():
@@ -64,10 +57,10 @@ def run(
         recipe = opened[0][0]
         for folder, (other, _) in zip(folders, opened, strict=True):
             other.check_like(recipe, str(folder), str(folders[0]))
-        torch.set_num_threads(threads or recipe.threads)
+        runs.use_threads(recipe, threads)
         curve = sweep(
             [bnet for _, bnet in opened],
-            open_data(recipe).part(on),
+            runs.open_data(recipe).part(on),
             keep=keep,
             saliencies=rankings,
             scope=scope,  # type: ignore[arg-type]
@@ -77,11 +70,9 @@ def run(
             severities=severity,
             latency=latency,
         )
-        found = {"runs": [str(path) for path in runs], "on": on, **curve.to_dict()}
+        found = {"runs": [str(path) for path in paths], "on": on, **curve.to_dict()}
         folders[0].write_json(folders[0].sweep_file, found)
-        picture = Figure(figsize=(6, 4), layout="constrained")
-        curve.plot(ax=picture.subplots())
-        replace(folders[0].curve_file, lambda fresh: picture.savefig(fresh, dpi=150))
+        runs.write_curve(folders[0].curve_file, curve)
     if json:
         show_json(found)
         return

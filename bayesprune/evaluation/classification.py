@@ -7,7 +7,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
 __all__ = [
@@ -55,26 +55,26 @@ class EntropySplit(NamedTuple):
     aleatoric: Tensor
 
 
-def error(probs: Float[Tensor, "n classes"], y: Int[Tensor, " n"]) -> float:
+def error(probs: Float[Tensor, "n classes"], y: Integer[Tensor, " n"]) -> float:
     """The fraction of wrong classes.
 
     >>> error(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1]))
     0.5
     """
-    return float((probs.argmax(-1) != y).double().mean())
+    return float((probs.argmax(-1) != y.long()).double().mean())
 
 
-def negative_log_likelihood(probs: Float[Tensor, "n classes"], y: Int[Tensor, " n"]) -> float:
+def negative_log_likelihood(probs: Float[Tensor, "n classes"], y: Integer[Tensor, " n"]) -> float:
     """The mean of −log p(y), nats per example.
 
     >>> round(negative_log_likelihood(torch.tensor([[0.5, 0.5]]), torch.tensor([1])), 4)
     0.6931
     """
     tiny = torch.finfo(probs.dtype).tiny
-    return float(-probs.gather(-1, y[:, None]).clamp_min(tiny).log().double().mean())
+    return float(-probs.gather(-1, y.long()[:, None]).clamp_min(tiny).log().double().mean())
 
 
-def brier_score(probs: Float[Tensor, "n classes"], y: Int[Tensor, " n"]) -> float:
+def brier_score(probs: Float[Tensor, "n classes"], y: Integer[Tensor, " n"]) -> float:
     """The Brier score: the mean over examples of Σ (p − [class is y])² over classes, in [0, 2].
 
     Brier 1950, *Verification of Forecasts Expressed in Terms of Probability*, Monthly Weather Review 78.
@@ -83,11 +83,11 @@ def brier_score(probs: Float[Tensor, "n classes"], y: Int[Tensor, " n"]) -> floa
     1.25
     """
     probs = probs.double()
-    hit = probs.gather(-1, y[:, None]).squeeze(-1)
+    hit = probs.gather(-1, y.long()[:, None]).squeeze(-1)
     return float((probs.square().sum(-1) - 2 * hit + 1).mean())
 
 
-def reliability_bins(probs: Float[Tensor, "n classes"], y: Int[Tensor, " n"], bins: int = 15) -> ReliabilityBins:
+def reliability_bins(probs: Float[Tensor, "n classes"], y: Integer[Tensor, " n"], bins: int = 15) -> ReliabilityBins:
     """The reliability diagram: accuracy beside confidence, over equal bins of the top probability.
 
     Guo et al. 2017, *On Calibration of Modern Neural Networks*, arXiv:1706.04599, section 2.
@@ -103,10 +103,10 @@ def reliability_bins(probs: Float[Tensor, "n classes"], y: Int[Tensor, " n"], bi
     def mean(x: Tensor) -> Tensor:
         return torch.zeros(bins, dtype=torch.float64, device=probs.device).index_add_(0, index, x) / count
 
-    return ReliabilityBins(count, mean(confidence), mean((predicted == y).double()))
+    return ReliabilityBins(count, mean(confidence), mean((predicted == y.long()).double()))
 
 
-def expected_calibration_error(probs: Float[Tensor, "n classes"], y: Int[Tensor, " n"], bins: int = 15) -> float:
+def expected_calibration_error(probs: Float[Tensor, "n classes"], y: Integer[Tensor, " n"], bins: int = 15) -> float:
     """The expected calibration error: Σ |bin| / n · |accuracy − confidence| over equal bins of the top probability.
 
     Guo et al. 2017, *On Calibration of Modern Neural Networks*, arXiv:1706.04599.
@@ -119,7 +119,7 @@ def expected_calibration_error(probs: Float[Tensor, "n classes"], y: Int[Tensor,
     return float(gap[count > 0].sum())
 
 
-def class_errors(probs: Float[Tensor, "n classes"], y: Int[Tensor, " n"], level: float = 0.95) -> ClassErrors:
+def class_errors(probs: Float[Tensor, "n classes"], y: Integer[Tensor, " n"], level: float = 0.95) -> ClassErrors:
     """The error of each class, with Wilson's interval: pruning's harm falls on few classes.
 
     Hooker et al. 2019, *What Do Compressed Deep Neural Networks Forget?*, arXiv:1911.05248.
@@ -130,7 +130,7 @@ def class_errors(probs: Float[Tensor, "n classes"], y: Int[Tensor, " n"], level:
     >>> class_errors(torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]), torch.tensor([0, 0, 1])).error
     tensor([0., 1.], dtype=torch.float64)
     """
-    classes = probs.shape[-1]
+    classes, y = probs.shape[-1], y.long()
     count = torch.bincount(y, minlength=classes)
     wrong = torch.bincount(y[probs.argmax(-1) != y], minlength=classes)
     return ClassErrors(count, wrong.double() / count, *wilson_interval(wrong, count, level))

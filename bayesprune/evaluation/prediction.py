@@ -12,6 +12,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from bayesprune.evaluation.classification import entropy_split
+from bayesprune.evaluation.passes import SteadyLoader, check_like, steady
 from bayesprune.fitting.likelihoods import call, parted
 from bayesprune.fitting.observations import CategoricalObservation, NormalObservation
 from bayesprune.network.bayesian_net import BayesianNet
@@ -68,7 +69,8 @@ def predict(
         seed: fixes the draws, and leaves the global generator as it was.
 
     Raises:
-        ValueError: no observation model yet, masks that do not fit, no data, or a loader whose order changes.
+        ValueError: no observation model yet, masks that do not fit, no data, a loader whose order changes, or batches
+            padded to different lengths, each with an output a position.
 
     >>> from bayesprune.fitting.likelihoods import classify
     >>> from bayesprune.methods import SparseVD
@@ -99,7 +101,8 @@ def draw_outputs(
     """The net's outputs on each of several posterior draws, (draws, examples, …), and the targets.
 
     Raises:
-        ValueError: masks that do not fit, no data, or a loader whose order changes from pass to pass.
+        ValueError: masks that do not fit, no data, a loader whose order changes from pass to pass, or batches of
+            different lengths, each with an output a position.
     """
     outputs, targets = [], None
     for drawn in each_draw(bnet, loader, draws, masks):
@@ -131,17 +134,15 @@ def each_draw(bnet: BayesianNet, loader: Iterable[Any], draws: int, masks: Mappi
     """One posterior draw after the other, each run over the whole data set in eval mode.
 
     Raises:
-        ValueError: masks that do not fit, no data, or a loader whose order changes from pass to pass.
+        ValueError: masks that do not fit, no data, a loader whose order changes from pass to pass, or batches of
+            different lengths, each with an output a position.
     """
     check_masks(bnet, masks)
-    if isinstance(loader, Iterator):
-        loader = list(loader)
-    targets: Tensor | None = None
+    loader = steady(loader)
+    if draws == 1 and isinstance(loader, SteadyLoader):
+        loader.check_inputs_alone()
     for _ in range(draws):
         drawn = _draw(bnet, loader, masks)
-        if targets is not None and drawn.targets is not None and not torch.equal(targets, drawn.targets):
-            raise ValueError("the loader's order changes from one pass to the next: make one with shuffle=False")
-        targets = drawn.targets
         yield drawn
         del drawn  # before the next one is made
 
@@ -156,14 +157,20 @@ def _draw(bnet: BayesianNet, loader: Iterable[Any], masks: Mapping[str, Tensor])
 
 
 def run_over(forward: Callable[..., Any], loader: Iterable[Any], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """``forward``'s outputs over a whole data set, and the targets where batches have them, both on ``device``."""
+    """``forward``'s outputs over a whole data set, and the targets where batches have them, both on ``device``.
+
+    Raises:
+        ValueError: no batches, or batches whose outputs or targets cannot stand in one tensor.
+    """
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
     for batch in loader:
         x, y = parted(batch)
         outputs.append(call(forward, send_to_device(x, device)))
+        check_like(outputs[0], outputs[-1], "outputs")
         if y is not None:
             targets.append(y.to(device))
+            check_like(targets[0], targets[-1], "targets")
     if not outputs:
         raise ValueError("the loader holds no batches")
     return torch.cat(outputs), torch.cat(targets) if targets else None

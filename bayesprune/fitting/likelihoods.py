@@ -39,7 +39,11 @@ class SupervisedModel(nn.Module):
         bnet: the net with its posterior.
         size: how many examples the data set has; each batch stands for all of them.
 
-    The sites are the net's, and ``y`` in the plate ``data``.
+    The sites are the net's, and ``y`` in the plate ``data``: with a line under them, ``y_`` and ``data_``, where the
+    net has a parameter of that name.
+
+    Attributes:
+        target, plate: what the site of y and its plate are called.
     """
 
     def __init__(self, bnet: BayesianNet, observation: Observation, size: int) -> None:
@@ -50,6 +54,8 @@ class SupervisedModel(nn.Module):
             raise ValueError(f"size is the number of examples in the training set, an integer ≥ 1, got {size!r}")
         bnet.observation = observation
         self.bnet, self.size = bnet, size
+        taken = {name for name, _ in bnet.net.named_parameters()}
+        self.target, self.plate = (_free(name, taken) for name in ("y", "data"))
 
     def forward(self, x: Any, y: Tensor | None = None) -> Tensor:
         """Run the model on a batch; returns the net's output, in float32 at least: its log-probability is taken there.
@@ -71,9 +77,15 @@ class SupervisedModel(nn.Module):
             if n > self.size:
                 raise ValueError(f"a batch of {n} is larger than size={self.size}, the number of training examples")
         # given the indices, Pyro draws none: a randperm over the data set at every step is saved
-        with pyro.plate("data", self.size if y is not None else n, subsample=torch.arange(n, device=output.device)):
-            pyro.sample("y", observation(output), obs=y)
+        with pyro.plate(self.plate, self.size if y is not None else n, subsample=torch.arange(n, device=output.device)):
+            pyro.sample(self.target, observation(output), obs=y)
         return output
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
 
 
 def classify(bnet: BayesianNet, size: int) -> SupervisedModel:

@@ -40,6 +40,7 @@ class CategoricalObservation(Observation):
             )
         if y.is_floating_point() or y.dtype == torch.bool:
             raise ValueError(f"labels must be integers, got {y.dtype}; for real targets use bp.regress")
+        y = y.long()  # of whatever width they come in
         low, high = (int(v) for v in torch.aminmax(y))
         if low < 0 or high >= classes:
             raise ValueError(f"labels must lie in 0…{classes - 1} for {classes} logits, got {low}…{high}")

@@ -1,5 +1,6 @@
 """Selections of a weight's entries, and their dimension names for labelled arrays."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,13 +15,15 @@ from bayesprune.network.bayesian_net import BayesianNet
 
 __all__ = ["Entries", "chosen", "numpy_of", "numpy_type"]
 
+_SAMPLE = {"chain", "draw"}
+
 
 @dataclass(frozen=True)
 class Entries:
     """The entries of a weight that are looked at.
 
     Args:
-        name: the weight's name.
+        name: the weight's name; arrays go by its :attr:`label`.
         layout: the roles of its axes.
         index: slices by axis, one for each, or a bool mask of the weight's shape.
 
@@ -34,17 +37,23 @@ class Entries:
     index: tuple[slice, ...] | Tensor
 
     @property
+    def label(self) -> str:
+        """The weight's name as a NetCDF file can hold it, its escapes in hexadecimal: a slash is ``%2F``."""
+        held = re.sub(r"[%/\x00-\x1f\x7f\ud800-\udfff]", _escaped, self.name)
+        return re.sub(r"^\s|\s$", _escaped, held)
+
+    @property
     def axes(self) -> tuple[str, ...]:
         """The names of all of the weight's axes."""
         roles = ("in", "out") if self.layout.transposed else ("out", "in")
         kernel = len(self.layout.kernel)
         positions = ("kernel",) if kernel == 1 else tuple(f"kernel_{i}" for i in range(kernel))
-        return tuple(f"{self.name}_{role}" for role in (*roles, *positions)[: len(self.layout.shape)])
+        return tuple(f"{self.label}_{role}" for role in (*roles, *positions)[: len(self.layout.shape)])
 
     @property
     def dims(self) -> tuple[str, ...]:
         """The axes of what :meth:`of` gives: the weight's, or under a mask one, ``<name>_entry``."""
-        return (f"{self.name}_entry",) if isinstance(self.index, Tensor) else self.axes
+        return (f"{self.label}_entry",) if isinstance(self.index, Tensor) else self.axes
 
     @property
     def coords(self) -> dict[str, Any]:
@@ -90,7 +99,7 @@ def chosen(bnet: BayesianNet, weights: Sequence[str] | Mapping[str, Any] | None)
         weights = [weights]
     found: dict[str, Entries] = {}
     for glob, index in (weights if isinstance(weights, Mapping) else dict.fromkeys(weights)).items():
-        names = [name for name in bnet.posteriors if name == glob or fnmatchcase(name, glob)]
+        names = [glob] if glob in bnet.posteriors else [n for n in bnet.posteriors if fnmatchcase(n, glob)]
         if not names:
             raise ValueError(
                 f"weights= has {glob!r}, which matches no weight with a posterior: {list(bnet.posteriors)}"
@@ -98,7 +107,26 @@ def chosen(bnet: BayesianNet, weights: Sequence[str] | Mapping[str, Any] | None)
         for name in names:
             layout = bnet.posteriors[name].layout
             found.setdefault(name, Entries(name, layout, _index(name, layout.shape, index)))
+    _check_labels(list(found.values()))
     return list(found.values())
+
+
+def _check_labels(entries: list[Entries]) -> None:
+    """Raise ``ValueError`` where two arrays would have one name: a weight and an axis of another, say."""
+    owners = dict.fromkeys(_SAMPLE, "ArviZ's own axis")
+    for e in entries:
+        of_weight = (e.label, f"{e.label}_rms", f"{e.label}_mask", f"{e.label}_snr", f"{e.label}_out")
+        for label in {*of_weight, *e.dims, *e.axes}:
+            if label in owners:
+                raise ValueError(
+                    f"what belongs to {e.name!r} and to {owners[label]} would both be called {label!r}: leave one of "
+                    "them out with weights=, or rename the parameter"
+                )
+            owners[label] = repr(e.name)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match.group().encode("utf-8", "surrogatepass"))
 
 
 def _index(name: str, shape: tuple[int, ...], index: Any) -> tuple[slice, ...] | Tensor:

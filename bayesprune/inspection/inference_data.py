@@ -57,6 +57,7 @@ def to_inference_data(
     """Posterior draws, predictive and log-likelihood for ArviZ: ``InferenceData``, or an xarray ``DataTree`` (arviz 1).
 
     Row i of the posterior, the predictive, the output and the log-likelihood is one and the same draw of the weights.
+    A weight goes by its name, of which what a NetCDF file cannot hold is escaped: ``/`` as ``%2F``.
 
     Args:
         bnet: the net with its posterior; :func:`bayesprune.classify` or :func:`~bayesprune.regress` has said what its
@@ -276,12 +277,13 @@ class _Record:
         variables: dict[str, Any] = {}
         coords = dict(coords)
         for name, array in arrays.items():
+            e = self.entries[name]
             if name in self.summaries:
-                variables[f"{name}_rms"] = ((*_SAMPLE, f"{name}_out"), array)
-                coords[f"{name}_out"] = np.arange(self.entries[name].outputs)
+                variables[f"{e.label}_rms"] = ((*_SAMPLE, f"{e.label}_out"), array)
+                coords[f"{e.label}_out"] = np.arange(e.outputs)
             else:
-                variables[name] = ((*_SAMPLE, *self.entries[name].dims), array)
-                coords |= self.entries[name].coords
+                variables[e.label] = ((*_SAMPLE, *e.dims), array)
+                coords |= e.coords
         return xr.Dataset(variables, coords)
 
 
@@ -318,8 +320,8 @@ def _constants(bnet: BayesianNet, masks: Mapping[str, Tensor], shown: list[Entri
     for e in shown:
         p = posteriors[e.name]
         ratio = torch.where(kept[e.name], p.pattern.expand(snr[e.name], p.layout), 0.0)
-        variables[f"{e.name}_mask"] = (e.dims, e.of(kept[e.name]))
-        variables[f"{e.name}_snr"] = (e.dims, e.of(ratio.float()))
+        variables[f"{e.label}_mask"] = (e.dims, e.of(kept[e.name]))
+        variables[f"{e.label}_snr"] = (e.dims, e.of(ratio.float()))
         coords |= e.coords
     return xr.Dataset(variables, coords)
 

@@ -186,6 +186,20 @@ class BayesianNet(nn.Module):
         """Every parameter and buffer by its name in the net: posterior means where there is a posterior."""
         return self.state().means
 
+    @torch.no_grad()
+    def write_into(self, net: nn.Module) -> None:
+        """Set ``net``, which is built like this one's, to the :meth:`means`: tied weights and unsaved buffers too.
+
+        Raises:
+            ValueError: its parameters and buffers have other names or shapes; nothing is written then.
+        """
+        means, theirs = self.means(), {**dict(net.named_parameters()), **dict(net.named_buffers())}
+        shapes = [{name: tuple(x.shape) for name, x in tensors.items()} for tensors in (means, theirs)]
+        if other := sorted(n for n in means.keys() | theirs.keys() if shapes[0].get(n) != shapes[1].get(n)):
+            raise ValueError(f"the net is built in another way than this one's: {', '.join(other)} differ")
+        for name, tensor in theirs.items():
+            tensor.copy_(means[name])
+
     def variances(self) -> dict[str, Tensor]:
         """Weight name → variance of the effective weight, entry by entry; 0 where pruned."""
         return self.state().variances

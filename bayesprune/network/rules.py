@@ -57,6 +57,16 @@ def posteriors_of(net: nn.Module, rules: Mapping[str, Method]) -> dict[str, tupl
         if glob not in matched:
             names = [n for n, _ in net.named_parameters()]
             shadow = next((g for g in rules if any(fnmatchcase(n, glob) and fnmatchcase(n, g) for n in names)), None)
-            why = f"rule {shadow!r} before it takes all it matches" if shadow else f"the parameters are {names}"
+            why = f"rule {shadow!r} before it takes all it matches" if shadow else _tied(net, glob)
+            why = why or f"the parameters are {names}"
             raise ValueError(f"rule {glob!r} matches no parameter: {why}")
     return found
+
+
+def _tied(net: nn.Module, glob: str) -> str | None:
+    """That a glob matches another name of a tensor alone, where it does."""
+    first = {id(parameter): name for name, parameter in net.named_parameters()}
+    for name, parameter in net.named_parameters(remove_duplicate=False):
+        if fnmatchcase(name, glob) and (own := first[id(parameter)]) != name:
+            return f"{name!r} is tied to {own!r}, one tensor that goes by its first name; give {own!r} the rule"
+    return None

@@ -1,8 +1,5 @@
 """The report: sparsity, speed and accuracy of a pruned net beside its rivals, with warnings."""
 
-from bayesprune.reporting.report import report
-from bayesprune.reporting.result import Report
-from bayesprune.reporting.versions import versions
-from bayesprune.reporting.weights import WeightRow
+import lazy_loader
 
-__all__ = ["Report", "WeightRow", "report", "versions"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

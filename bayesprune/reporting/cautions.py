@@ -15,7 +15,7 @@ from bayesprune.network.state import PosteriorState
 from bayesprune.pruning.masking import BudgetWarning, masks
 from bayesprune.reporting.intervals import LEVEL
 from bayesprune.reporting.verdict import ClassChange
-from bayesprune.sparse import Dense, Plan
+from bayesprune.sparse import Plan
 
 __all__ = ["Caution", "cautions"]
 
@@ -129,7 +129,7 @@ def _suffering(classes: Sequence[ClassChange]) -> Iterator[Caution]:
 def _slow(plan: Plan, found: Verification) -> Iterator[Caution]:
     """A sparse layer, or the packed net as a whole, is slower than dense."""
     for name, choice in plan.choices.items():
-        if not isinstance(choice.format, Dense) and choice.speedup is not None and choice.speedup < _SLOWER:
+        if not choice.format.is_dense and choice.speedup is not None and choice.speedup < _SLOWER:
             text = (
                 f"{name} runs as {choice.label} and takes {1 / choice.speedup:.3g}× as long as dense. Let bp.plan "
                 "choose its format on this machine."

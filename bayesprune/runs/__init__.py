@@ -1,9 +1,5 @@
 """Runs: recipes, run folders, and what carries them out for the command line."""
 
-from bayesprune.runs.folder import RunFolder
-from bayesprune.runs.recipe import Recipe
+import lazy_loader
 
-__all__ = [
-    "Recipe",
-    "RunFolder",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -19,11 +18,11 @@ from bayesprune.fitting.history import History
 from bayesprune.fitting.likelihoods import classify
 from bayesprune.methods import Deterministic, SparseVD
 from bayesprune.network.bayesian_net import BayesianNet
-from bayesprune.plots import snr_histograms
 from bayesprune.pruning import Cubic
 from bayesprune.pruning.masking import masks
 from bayesprune.pruning.saliency import magnitude
 from bayesprune.reporting import Report, report
+from bayesprune.runs.pictures import write_snr
 from bayesprune.sparse import export, save
 
 __all__ = ["TASKS", "Task", "claim_folder", "run_demo"]
@@ -151,7 +150,5 @@ def run_demo(
     figures = {**settings, "fit": history.to_dict(), **found.to_dict()}
     replace(out / "report.json", lambda fresh: fresh.write_text(json.dumps(figures, indent=2)))
     found.to_html(out / "report.html")
-    picture = Figure(figsize=(3.4 * len(kept), 3.2), layout="constrained")
-    snr_histograms(posterior, kept, axes=picture.subplots(1, len(kept)))
-    replace(out / "snr.png", lambda fresh: picture.savefig(fresh, dpi=150))
+    write_snr(out / "snr.png", posterior, kept)
     return found

@@ -25,7 +25,17 @@ from bayesprune.runs.folder import RunFolder
 from bayesprune.runs.recipe import Recipe
 from bayesprune.runs.sources import Data, find_data, find_net
 
-__all__ = ["Prepared", "example_of", "open_data", "open_run", "prepare", "train"]
+__all__ = [
+    "Prepared",
+    "example_of",
+    "open_data",
+    "open_run",
+    "prepare",
+    "seeded",
+    "threads_here",
+    "train",
+    "use_threads",
+]
 
 Say = Callable[[str], object]
 
@@ -49,7 +59,7 @@ def prepare(recipe: Recipe) -> Prepared:
         FileNotFoundError: data or a checkpoint that are nowhere.
     """
     device = check_device(recipe.device)
-    with _seeded(recipe.seed):
+    with seeded(recipe.seed):
         net = find_net(recipe.net)
         data = find_data(recipe.data, recipe.batch)
     if recipe.start is not None:
@@ -75,7 +85,7 @@ def train(prepared: Prepared, folder: RunFolder, say: Say) -> History:
         FloatingPointError: the loss is no longer finite.
     """
     recipe, net = prepared.recipe, prepared.net
-    with _seeded(recipe.seed):
+    with seeded(recipe.seed):
         if not folder.dense_file.exists():
             if recipe.pretrain:
                 dense = BayesianNet(net, {})
@@ -127,7 +137,7 @@ def open_run(folder: RunFolder, device: str | None = None) -> tuple[Recipe, Baye
         ValueError: the run is not finished, a file is damaged, or the net's code has changed since.
     """
     recipe = folder.check_run()
-    with _seeded(recipe.seed):
+    with seeded(recipe.seed):
         net = find_net(recipe.net)
     net.to(check_device(device or recipe.device))
     _fill(net, folder.read_tensors(folder.dense_file)[0], folder.dense_file)
@@ -141,7 +151,7 @@ def open_run(folder: RunFolder, device: str | None = None) -> tuple[Recipe, Baye
 
 def open_data(recipe: Recipe) -> Data:
     """The data of a recipe, as the fit saw them."""
-    with _seeded(recipe.seed):
+    with seeded(recipe.seed):
         find_net(recipe.net)  # it may draw random numbers first
         return find_data(recipe.data, recipe.batch)
 
@@ -151,6 +161,16 @@ def example_of(data: Data, bnet: BayesianNet) -> Any:
     batches = data.train if data.test is None else data.test
     x, _ = parted(next(iter(batches)))
     return send_to_device(x, next(iter(bnet.parameters())).device)
+
+
+def use_threads(recipe: Recipe, threads: int | None = None) -> None:
+    """Let torch have so many threads, or else as many as the fit had."""
+    torch.set_num_threads(threads or recipe.threads)
+
+
+def threads_here() -> int:
+    """How many threads torch has."""
+    return torch.get_num_threads()
 
 
 class _Progress(Callback):
@@ -165,7 +185,7 @@ class _Progress(Callback):
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed every global generator for a block, and put each back afterwards: nets and data may draw from any."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
@@ -233,7 +253,7 @@ def _start(net: nn.Module, recipe: Recipe) -> str:
 
 def _check_takes(net: nn.Module, data: Data, recipe: Recipe) -> None:
     """Raise ``ValueError`` where the net cannot run on the first batch."""
-    with _seeded(recipe.seed):
+    with seeded(recipe.seed):
         x, _ = parted(next(iter(data.train)))
     modes = [(module, module.training) for module in net.modules()]
     try:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from bayesprune.sparse import compact as compacting  # a lazy door: scipy and torch.export stand behind it
 from bayesprune.sparse.checks import check_net, check_variances
-from bayesprune.sparse.formats import Dense, Format
+from bayesprune.sparse.formats import Format
 from bayesprune.sparse.formats.quantised import Bits
 from bayesprune.sparse.layers.conv import SparseConv2d, channels_last
 from bayesprune.sparse.layers.variances import carry_variances
@@ -36,11 +37,11 @@ def export(
 
     ``nn.MultiheadAttention``, ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``, which read their weights themselves, are opened
     into layers where that is faster as a whole; torch's encoders then have no fast path that would pass over them.
-    A batch normalisation, a ReLU or a GELU (torch's transformer layers' included) that alone takes the result of a
+    A batch normalisation, a ReLU, GELU or SiLU (torch's transformer layers' included) that alone takes the result of a
     packed layer is worked out in it, and an ``nn.Identity`` takes its place: training what was exported goes on without
     batch statistics. What cannot run packed (the plan says which, and why) stays masked dense in its own module;
-    fine-tuning such a weight fills its zeros again. An infinite input meets no masked weight here, where ``inf * 0`` is
-    NaN.
+    fine-tuning such a weight fills its zeros again. What becomes of NaN and infinity in an input is in
+    docs/kernels.md.
 
     Args:
         net: the dense net; it is copied and not touched.
@@ -80,9 +81,7 @@ def export(
                 "a plan is for the net as it was before compact: leave plan out, or give export the net and masks of "
                 "bayesprune.compact, and the plan made for these"
             )
-        from bayesprune.sparse.compact import compact as cut  # brings scipy and torch.export with it
-
-        smaller = cut(net, means, masks, example=example)
+        smaller = compacting.compact(net, means, masks, example=example)
         now = {name: smaller.now(name) for name in masks}
         formats, bits = left_formats(formats, now, smaller.masks), left_bits(bits, now, smaller.masks)
         net, means, masks, variances = smaller.net, {}, smaller.masks, smaller.cut(variances or {})
@@ -97,7 +96,7 @@ def export(
         if forced:
             again = make_plan(masked, {name: masks[name] for name in forced}, example, formats, cached)
             plan = Plan({**plan.choices, **again.choices}, plan.device, plan.threads)
-    packed = [name for name, choice in plan.choices.items() if not isinstance(choice.format, Dense)]
+    packed = [name for name, choice in plan.choices.items() if not choice.format.is_dense]
     masked = apply(masked, plan.choices, masks, calls_on(masked, example, packed), variances)
     whole = {name: x for name, x in (variances or {}).items() if name not in packed}
     carry_variances(masked, whole)

@@ -73,7 +73,7 @@ def fitted(case: Case, train: TensorDataset, file: Path | None) -> dict[str, dic
         bp.fit(model, bnet.guide, loader, epochs=epochs, lr=lr, prune=prune, seed=0)
         return bnet
 
-    net.load_state_dict(fit({}, case.epochs[0], 1e-3, None).means())
+    fit({}, case.epochs[0], 1e-3, None).write_into(net)
     bnet = fit(case.rules, case.epochs[1], 2e-3, bp.Cubic(keep=case.keep))
     masks = bp.masks(bnet, keep=case.keep)
     found = {"net": net.state_dict(), "means": bnet.means(), "variances": bnet.variances(), "masks": masks}

@@ -111,7 +111,7 @@ def widths(steps: int, seed: int) -> list[Table]:
         fit(bnet, data, 200, seed)
         torch.manual_seed(seed)
         trained = mlp(32, (width,), 10)
-        trained.load_state_dict(bnet.means())
+        bnet.write_into(trained)
         starts.append((fresh, trained))
     for name, method in METHODS.items():
         costs, noises, spreads, clipped = [], [], [], [0.0]

@@ -67,7 +67,7 @@ def main() -> None:
             model, bnet.guide, train, epochs=5 if method is None else args.epochs, seed=args.seed, callbacks=[notes]
         )
         if method is None:
-            net.load_state_dict(bnet.means())
+            bnet.write_into(net)
         shown = (notes.errors[0], max(notes.errors), notes.errors[-1])
         table.add_row(name, *(f"{e:.2%}" for e in shown), f"{history.nll[-1]:.3f}", f"{history.kl[-1]:,.0f}")
         print(name, *(f"{e:.4f}" for e in shown), flush=True)

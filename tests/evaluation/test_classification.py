@@ -146,3 +146,15 @@ def test_the_split_of_entropy_is_scipys_mutual_information():
     np.testing.assert_allclose(aleatoric.numpy(), stats.entropy(p, axis=-1).mean(0), rtol=1e-10)
     # mutual information: the mean divergence of each draw from the mean of all
     np.testing.assert_allclose(epistemic.numpy(), stats.entropy(p, p.mean(0)[None], axis=-1).mean(0), rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64]
+)
+def test_labels_of_any_width_give_the_same_figures(dtype):
+    probs, y = predictions()
+    narrow = y.to(dtype)
+    for metric in (error, negative_log_likelihood, brier_score, expected_calibration_error):
+        assert metric(probs, narrow) == metric(probs, y)
+    for mine, theirs in zip(class_errors(probs, narrow), class_errors(probs, y), strict=True):
+        assert torch.equal(mine, theirs)

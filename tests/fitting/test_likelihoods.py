@@ -199,3 +199,44 @@ def test_a_net_that_returns_a_tuple_needs_a_model_of_its_own() -> None:
     bnet = bp.BayesianNet(nn.LSTM(4, 3, batch_first=True), {"weight_ih_l0": bp.SparseVD()})
     with pytest.raises(TypeError, match="one tensor here, got tuple"):
         bp.classify(bnet, 10)(torch.zeros(2, 5, 4))
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+class Called(nn.Module):
+    """A layer, and parameters of its own under the names given, the first of which is added to its output."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.first, self.fc = names[0], nn.Linear(4, 3)
+        for name in names:
+            self.register_parameter(name, nn.Parameter(torch.zeros(3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x) + getattr(self, self.first)
+
+
+@pytest.mark.parametrize("names", [("y",), ("data",), ("data", "y"), ("y", "y_", "data_"), ("obs", "plate")])
+@pytest.mark.parametrize("rule", ["fc.weight", "first", "*"])
+def test_a_parameter_is_called_as_it_likes(names: tuple[str, ...], rule: str) -> None:
+    """The same fit as under names that meet nothing."""
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 4), torch.randint(0, 3, (12,))
+    found = []
+    for called in (names, [f"other{k}" for k in range(len(names))]):
+        torch.manual_seed(0)
+        bnet = bp.BayesianNet(Called(*called), {called[0] if rule == "first" else rule: bp.SparseVD()})
+        model = bp.classify(bnet, 12)
+        history = bp.fit(model, bnet.guide, [(x, y)], epochs=3, lr=1e-2, seed=0, progress=False)
+        samples = Predictive(model, guide=bnet.guide, num_samples=2)(x)
+        assert samples[model.target].shape[-1] == 12
+        found.append((history.nll, history.kl, bp.predict(bnet, [x], draws=2, seed=0).mean))
+    (mine, theirs) = found
+    assert mine[:2] == theirs[:2] and torch.equal(mine[2], theirs[2])
+
+
+def test_sites_are_called_y_and_data_where_they_can_be() -> None:
+    model = bp.classify(new(), SIZE)
+    trace = poutine.trace(model).get_trace(torch.randn(5, 4), torch.zeros(5).long())
+    assert {"y", "data"} <= set(trace.nodes)

@@ -116,5 +116,7 @@ def test_a_tied_weight_is_one_parameter_under_its_first_name():
     module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     module[1].weight = module[0].weight
     assert list(posteriors_of(module, {"*.weight": SparseVD()})) == ["0.weight"]
-    with pytest.raises(ValueError, match=r"rule '1.weight' matches no parameter"):
+    with pytest.raises(ValueError, match=r"rule '1.weight' matches no parameter: '1.weight' is tied to '0.weight'"):
         posteriors_of(module, {"1.weight": SparseVD()})
+    with pytest.raises(ValueError, match=r"rule '1.w\*' matches no parameter: rule '\*' before it takes all"):
+        posteriors_of(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), {"*": SparseVD(), "1.w*": SparseVD()})

@@ -360,7 +360,7 @@ def test_latency_bars_are_the_plans(fitted: Fitted) -> None:
 
 
 def test_nothing_timed_is_nothing_to_show() -> None:
-    untimed = Choice("w", (2, 2), 1, bp.Dense(), "", "why", 0, {}, 16, 16)
+    untimed = Choice("w", (2, 2), 1, bp.Dense(), "", 0, {}, 16, 16)
     with pytest.raises(ValueError, match="timed no layer"):
         bp.plots.layer_latency(bp.Plan({"w": untimed}, "cpu", 1))
     with pytest.raises(ValueError, match="none of the models"):

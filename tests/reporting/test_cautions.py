@@ -44,7 +44,7 @@ def net_of(outputs: int = 40, inputs: int = 60) -> tuple[bp.BayesianNet, dict[st
     """A net whose posterior is sure of everything, all of it kept, and a plan by which nothing is slow."""
     bnet = bp.BayesianNet(nn.Sequential(nn.Linear(inputs, outputs)), {"0.weight": bp.SparseVD()})
     masks = {"0.weight": torch.ones(outputs, inputs, dtype=torch.bool)}
-    choice = Choice("0.weight", (outputs, inputs), outputs * inputs, Dense(), "", "dense", 0, {}, 100, 100)
+    choice = Choice("0.weight", (outputs, inputs), outputs * inputs, Dense(), "", 0, {}, 100, 100)
     return bnet, masks, Plan({"0.weight": choice}, "cpu", 1)
 
 
@@ -153,7 +153,7 @@ def test_a_single_output_is_not_nearly_empty() -> None:
 @pytest.mark.parametrize(("sparse", "due"), [(0.8e-3, False), (1.04e-3, False), (1.2e-3, True)])
 def test_a_sparse_layer_slower_than_dense(sparse: float, due: bool) -> None:
     seconds = {"dense": 1e-3, "CSR native": sparse}
-    choice = Choice("0.weight", (40, 60), 2400, CSR(), "native", "asked for", 64, seconds, 100, 100)
+    choice = Choice("0.weight", (40, 60), 2400, CSR(), "native", 64, seconds, 100, 100)
     found = warned(plan=Plan({"0.weight": choice}, "cpu", 1))
     assert [(w.kind, w.about) for w in found] == [("slow", "0.weight")] * due
     if due:

@@ -301,6 +301,21 @@ def test_regression_reports_rmse_and_likelihood() -> None:
     assert "ece" not in json.loads(json.dumps(found.to_dict(), allow_nan=False))["verdict"]
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int8])
+def test_labels_of_any_width_give_the_same_report(
+    fitted: tuple[bp.BayesianNet, DataLoader], dtype: torch.dtype
+) -> None:
+    bnet, loader = fitted
+    x, y = loader.dataset.tensors
+    masks = bp.masks(bnet, keep=0.4)
+    plan = bp.plan(bnet.net, masks, example=x)
+    wide, narrow = ([(x, labels)] for labels in (y, y.to(dtype)))
+    mine, theirs = (bp.report(bnet, masks, data, draws=2, seed=0, plan=plan) for data in (narrow, wide))
+    assert [m.score for m in mine.models] == [m.score for m in theirs.models] and mine.classes == theirs.classes
+    curves = [bp.sweep(bnet, data, keep=[0.4], saliencies=[bp.snr]).points for data in (narrow, wide)]
+    assert curves[0] == curves[1]
+
+
 def test_masks_that_do_not_fit_are_refused(fitted: tuple[bp.BayesianNet, DataLoader]) -> None:
     bnet, loader = fitted
     with pytest.raises(ValueError, match=r"'nope'.*0\.weight"):

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from bayesprune.sparse.formats import BSR, CSR, Format
 from bayesprune.sparse.gpu.devices import require_gpu
 from bayesprune.sparse.kernels import KERNELS, Kernel
-from bayesprune.sparse.kernels.torch_sparse import torch_tensor
 from bayesprune.sparse.layers.linear import SparseLinear
 from bayesprune.sparse.surgery.surgery import Surgery
 from bayesprune.sparse.timing.interleaved import time_interleaved
@@ -86,8 +85,8 @@ _DENSE = ("dense", "onnxruntime dense")
 
 def random_mask(setting: Setting, seed: int = 0) -> Tensor:
     """Blocks that stay, uniformly at random: bool ``(out, in)``."""
-    h, w = (setting.form.h, setting.form.w) if isinstance(setting.form, BSR) else (1, 1)
-    rows, cols = -(-setting.out // h), -(-setting.into // w)
+    h, w = setting.form.block or (1, 1)
+    rows, cols = setting.form.grid((setting.out, setting.into))
     keep = max(1, round((1 - setting.sparsity) * rows * cols))
     grid = torch.zeros(rows * cols, dtype=torch.bool)
     grid[torch.randperm(rows * cols, generator=torch.Generator().manual_seed(seed))[:keep]] = True
@@ -99,11 +98,11 @@ def _torch_ways(form: Format, weight: Tensor, mask: Tensor, x: Tensor) -> dict[s
     """torch's own sparse products with x ``(tokens, in)``, over tensors made beforehand, where torch has them."""
     ways: dict[str, Callable[[], object]] = {}
     csr = CSR().pack(weight, mask)
-    tensors = {"torch CSR @ x": torch_tensor(csr.values, csr.crow, csr.col, csr.shape)}
-    if isinstance(form, BSR):
-        bsr = BSR(form.h, form.w).pack(weight, mask)
-        if any(KERNELS[name].supports(bsr.values, bsr.shape) for name in ("torch", "torch_bsr")):
-            tensors["torch BSR @ x"] = torch_tensor(bsr.values, bsr.crow, bsr.col, bsr.shape)
+    tensors = {"torch CSR @ x": csr.to_torch()}
+    if form.block is not None:
+        bsr = BSR(*form.block).pack(weight, mask)
+        if any(KERNELS[name].supports(bsr) for name in ("torch", "torch_bsr")):
+            tensors["torch BSR @ x"] = bsr.to_torch()
     for name, tensor in tensors.items():
         ways[name] = partial(torch.matmul, tensor, x.T)
         if "BSR" in name:
@@ -125,8 +124,9 @@ def _scipy_way(form: Format, weight: Tensor, mask: Tensor, x: Tensor) -> dict[st
         return {}
     masked, across = (weight * mask).numpy(), x.T.contiguous().numpy()
     name, made = "scipy CSR", scipy.sparse.csr_array(masked)
-    if isinstance(form, BSR) and form.h * form.w > 1 and not weight.shape[0] % form.h and not weight.shape[1] % form.w:
-        name, made = "scipy BSR", scipy.sparse.bsr_array(masked, blocksize=(form.h, form.w))
+    h, w = form.block or (1, 1)
+    if h * w > 1 and not weight.shape[0] % h and not weight.shape[1] % w:
+        name, made = "scipy BSR", scipy.sparse.bsr_array(masked, blocksize=(h, w))
     return {name: partial(made.__matmul__, across)}
 
 
@@ -185,8 +185,8 @@ def bench(setting: Setting, rivals: bool = True, budget: float = 1.0) -> Measure
     x = torch.randn(setting.tokens, setting.into, generator=generator).to(device, setting.dtype)
     mask = random_mask(setting).to(device)
     packed = setting.form.pack(weight, mask)
-    if not kernel.takes(packed.values, packed.shape, setting.dtype):
-        why = kernel.why_not(packed.values) or "is llvmlite installed?"
+    if not kernel.takes(packed, setting.dtype):
+        why = kernel.why_not(packed) or "is llvmlite installed?"
         raise ValueError(f"our kernel does not take {setting.form} of {setting.dtype} here: {why}")
     layer = SparseLinear(packed, None, kernel.name)
     before = torch.get_num_threads()

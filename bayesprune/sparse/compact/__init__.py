@@ -15,7 +15,6 @@ computed (parametrizations) or watched by hooks stay; so do the channels of recu
 heads, of transposed convolutions in groups, and of constants that meet zero padding in grouped convolutions.
 """
 
-from bayesprune.sparse.compact.compacting import Compacted, compact
-from bayesprune.sparse.compact.cut import Change
+import lazy_loader
 
-__all__ = ["Change", "Compacted", "compact"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

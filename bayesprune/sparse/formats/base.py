@@ -2,22 +2,49 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import ClassVar
+from dataclasses import asdict, dataclass, replace
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int32, Shaped
 from torch import Tensor
 
-__all__ = ["Format", "SparseWeight"]
+from bayesprune.sparse.activations import ACTIVATIONS
+
+__all__ = ["Format", "Operands", "Packed", "SparseWeight"]
 
 _CHUNK = 2**20  # entries that packing works on at a time: a large weight is never held twice
 
 
 class Format(ABC):
-    """How a masked weight lies in plain buffers. Formats are frozen values: equal when written the same."""
+    """How a masked weight lies in plain buffers. Formats are frozen values: equal when written the same.
 
-    indexed: ClassVar[bool] = True  # whether indices say where its values belong, as the kernels expect
+    A subclass says what it is in the attributes below; nothing else asks which subclass it is. What it writes in
+    ``pack`` it reads in ``unpack`` and ``gather``: with these three the reference kernel multiplies by it, gradients
+    included. Kernels of their own run what they know by ``block``, ``gridded`` and ``of_inputs``.
+    """
+
+    is_dense: ClassVar[bool] = False  # the weight lies as it is: it stays in its own module, which multiplies
+    gridded: ClassVar[bool] = False  # ``crow`` and ``col`` say where in a grid (see ``grid``) each entry or block lies
+    quantisable: ClassVar[bool] = False  # it has a field ``bits`` for integers with a scale per output
+    convolves: ClassVar[bool] = False  # it may be the matrix of a convolution
+    of_inputs: ClassVar[tuple[int, int] | None] = None  # (n, m) where n of every m inputs in a row are stored
+
+    @property
+    def block(self) -> tuple[int, int] | None:
+        """The outputs and inputs of a block, whose values are ``(nnz, inputs, outputs)``; None where it has none."""
+        return None
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """The names of the buffers that a weight has: with integers, the scale is one."""
+        return ("values", "crow", "col", *(("scale",) if getattr(self, "bits", None) else ()))
+
+    def grid(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """The rows and columns of blocks, or of entries, of a weight of that shape."""
+        h, w = self.block or (1, 1)
+        return -(-shape[0] // h), -(-shape[1] // w)
 
     def pack(self, weight: Tensor, mask: Tensor, variance: Tensor | None = None) -> "SparseWeight":
         """Pack ``weight * mask``, both ``(out, in)``. What the mask keeps is stored, were it zero.
@@ -66,17 +93,17 @@ class Format(ABC):
         """:meth:`pack`, once its operands are checked."""
 
     @abstractmethod
-    def unpack(self, packed: "SparseWeight") -> Float[Tensor, "out in"]:
-        """The dense weight again; differentiable in ``packed.values``."""
+    def unpack(
+        self, values: Shaped[Tensor, "..."], crow: Tensor, col: Tensor, shape: tuple[int, int]
+    ) -> Shaped[Tensor, "out in"]:
+        """The dense weight again, before any scale: nothing but torch, of any dtype on any device, differentiable."""
 
     @abstractmethod
-    def linear(
-        self, x: Shaped[Tensor, "..."], packed: "SparseWeight", bias: Tensor | None, kernel: str, activation: str = ""
-    ) -> Shaped[Tensor, "..."]:
-        """``activation(x @ weight.T + bias)`` by the kernel of that name."""
+    def gather(self, dense: Shaped[Tensor, "out in"], crow: Tensor, col: Tensor) -> Shaped[Tensor, "..."]:
+        """The entries of ``dense`` at the stored places, as the values have them; 0 in padding. Differentiable."""
 
     @abstractmethod
-    def to_torch(self, packed: "SparseWeight") -> Tensor:
+    def to_torch(self, packed: "Packed") -> Tensor:
         """torch's own tensor over the same memory. Raises ``ValueError`` where torch cannot hold it."""
 
     @abstractmethod
@@ -86,6 +113,10 @@ class Format(ABC):
     @abstractmethod
     def nbytes(self, mask: Bool[Tensor, "out in"], itemsize: int) -> int:
         """The bytes of the values and indices, before packing."""
+
+    def in_bits(self, bits: int) -> "Format":
+        """The same with integers of so many bits, where it is ``quantisable``."""
+        return replace(self, bits=bits)  # type: ignore[type-var]
 
     def __str__(self) -> str:
         given = asdict(self)  # type: ignore[call-overload]
@@ -123,18 +154,43 @@ class SparseWeight:
         return sum(t.nbytes for t in (self.values, self.crow, self.col, self.scale) if t is not None)
 
     def dense(self) -> Shaped[Tensor, "out in"]:
-        """The dense weight."""
-        return self.format.unpack(self)
+        """The dense weight; differentiable in ``values``."""
+        dense = self.format.unpack(self.values, self.crow, self.col, self.shape)
+        return dense if self.scale is None else dense.to(self.scale.dtype) * self.scale[:, None]
 
     def linear(
         self, x: Shaped[Tensor, "..."], bias: Tensor | None = None, kernel: str = "reference", activation: str = ""
     ) -> Shaped[Tensor, "..."]:
         """``activation(x @ weight.T + bias)`` by the kernel of that name."""
-        return self.format.linear(x, self, bias, kernel, activation)
+        if self.format.is_dense:
+            return ACTIVATIONS[activation](F.linear(x, self.values, bias))
+        return torch.ops.bayesprune.sparse_linear(
+            x, self.values, self.crow, self.col, bias, self.scale, *self.shape, str(self.format), kernel, activation
+        )
+
+    def operands(self, bias: Tensor | None = None, activation: str = "") -> "Operands":
+        """What a kernel multiplies x by."""
+        return Operands(self.values, self.crow, self.col, bias, self.scale, self.shape, activation, self.format)
 
     def to_torch(self) -> Tensor:
         """torch's own sparse tensor over the same memory. Raises ``ValueError`` where torch cannot hold it."""
         return self.format.to_torch(self)
+
+
+class Operands(NamedTuple):
+    """All but x of a product: the plain buffers of a packed weight ``(out, in)``, and what is done to the sums."""
+
+    values: Tensor
+    crow: Tensor
+    col: Tensor
+    bias: Tensor | None
+    scale: Tensor | None
+    shape: tuple[int, int]
+    activation: str
+    format: Format
+
+
+Packed: TypeAlias = SparseWeight | Operands  # what has a format, a shape and buffers
 
 
 def slices(rows: int, width: int) -> Iterator[slice]:

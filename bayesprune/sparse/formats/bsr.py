@@ -1,17 +1,17 @@
 """BSR (block sparse row): kept blocks of outputs × inputs with their block columns, block row by block row."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from bayesprune.sparse.buffers.unpack import dense_of
-from bayesprune.sparse.formats.base import Format, SparseWeight, check_crow_and_col, crow_and_col, slices
-from bayesprune.sparse.formats.quantised import check_bits, check_scale, precision, quantise, scaled
-from bayesprune.sparse.kernels.ops import bsr_linear
-from bayesprune.sparse.kernels.torch_sparse import torch_tensor
+from bayesprune.sparse.buffers.rows import rows_of
+from bayesprune.sparse.buffers.torch_layouts import sparse_bsr
+from bayesprune.sparse.formats.base import Format, Packed, SparseWeight, check_crow_and_col, crow_and_col, slices
+from bayesprune.sparse.formats.quantised import check_bits, check_scale, precision, quantise
 
 __all__ = ["BSR"]
 
@@ -34,6 +34,10 @@ class BSR(Format):
     (torch.Size([2, 2, 2]), [0, 1, 2], [0, 0])
     """
 
+    gridded: ClassVar[bool] = True
+    quantisable: ClassVar[bool] = True
+    convolves: ClassVar[bool] = True
+
     h: int
     w: int
     bits: int | None = None
@@ -44,19 +48,20 @@ class BSR(Format):
                 raise ValueError(f"BSR needs {name} to be an integer ≥ 1, got {size!r}")
         check_bits(self.bits)
 
-    def _grid(self, shape: tuple[int, int]) -> tuple[int, int]:
-        return -(-shape[0] // self.h), -(-shape[1] // self.w)
+    @property
+    def block(self) -> tuple[int, int]:
+        return self.h, self.w
 
     def _padded(self, x: Tensor) -> Tensor:
         """``x`` as ``(block rows, h, block columns, w)``, with zeros past its edges."""
-        rows, cols = self._grid((x.shape[0], x.shape[1]))
+        rows, cols = self.grid((x.shape[0], x.shape[1]))
         down, across = rows * self.h - x.shape[0], cols * self.w - x.shape[1]
         return (F.pad(x, (0, across, 0, down)) if down or across else x).reshape(rows, self.h, cols, self.w)
 
     def touched(self, mask: Bool[Tensor, "out in"]) -> Bool[Tensor, "rows cols"]:
         """The blocks that hold a kept entry."""
         out, into = mask.shape
-        grid = mask.new_empty(self._grid((out, into)))
+        grid = mask.new_empty(self.grid((out, into)))
         for rows in slices(grid.shape[0], self.h * into):
             grid[rows] = self._padded(mask[self._outputs(rows)]).any(3).any(1)
         return grid
@@ -82,17 +87,18 @@ class BSR(Format):
             values[int(crow[rows.start]) : int(crow[rows.stop])] = blocks[grid[rows]]
         return SparseWeight(self, (out, into), values, crow, col, scale)
 
-    def unpack(self, packed: SparseWeight) -> Float[Tensor, "out in"]:
-        return scaled(dense_of(packed.values, packed.crow, packed.col, packed.shape), packed.scale)
+    def unpack(
+        self, values: Shaped[Tensor, "nnz w h"], crow: Tensor, col: Tensor, shape: tuple[int, int]
+    ) -> Shaped[Tensor, "out in"]:
+        rows, cols = self.grid(shape)
+        grid = values.new_zeros(rows, cols, self.h, self.w)
+        grid[rows_of(crow, col), col.long()] = values.transpose(1, 2)
+        return grid.transpose(1, 2).reshape(rows * self.h, cols * self.w)[: shape[0], : shape[1]]
 
-    def linear(
-        self, x: Shaped[Tensor, "..."], packed: SparseWeight, bias: Tensor | None, kernel: str, activation: str = ""
-    ) -> Shaped[Tensor, "..."]:
-        return bsr_linear(
-            x, packed.values, packed.crow, packed.col, bias, packed.scale, *packed.shape, kernel, activation
-        )
+    def gather(self, dense: Shaped[Tensor, "out in"], crow: Tensor, col: Tensor) -> Shaped[Tensor, "nnz w h"]:
+        return self._padded(dense).permute(0, 2, 3, 1)[rows_of(crow, col), col.long()]
 
-    def to_torch(self, packed: SparseWeight) -> Tensor:
+    def to_torch(self, packed: Packed) -> Tensor:
         if self.bits:
             raise ValueError(f"torch has no sparse tensor of {self.bits} bits; take .dense().to_sparse_csr()")
         if packed.shape[0] % self.h or packed.shape[1] % self.w:
@@ -100,13 +106,14 @@ class BSR(Format):
                 f"torch.sparse_bsr needs blocks that divide the weight, got {self} on shape {packed.shape}; "
                 "take CSR, or .dense().to_sparse_csr()"
             )
-        return torch_tensor(packed.values.detach(), packed.crow, packed.col, packed.shape)
+        blocks = packed.values.detach().transpose(1, 2).contiguous()
+        return sparse_bsr(blocks, packed.crow, packed.col, packed.shape)
 
     def check(self, packed: SparseWeight) -> None:
         if packed.values.dim() != 3 or packed.values.shape[1:] != (self.w, self.h):
             raise ValueError(f"{self} needs values (blocks, {self.w}, {self.h}), got {tuple(packed.values.shape)}")
         check_scale(packed.values, packed.scale, self.bits, packed.shape[0])
-        check_crow_and_col(packed, *self._grid(packed.shape))
+        check_crow_and_col(packed, *self.grid(packed.shape))
 
     def nbytes(self, mask: Bool[Tensor, "out in"], itemsize: int) -> int:
         blocks, index = int(self.touched(mask).count_nonzero()), torch.int32.itemsize

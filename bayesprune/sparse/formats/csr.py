@@ -1,16 +1,16 @@
 """CSR (compressed sparse row): kept entries with their columns, row by row."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from bayesprune.sparse.buffers.unpack import dense_of
-from bayesprune.sparse.formats.base import Format, SparseWeight, check_crow_and_col, crow_and_col, slices
-from bayesprune.sparse.formats.quantised import check_bits, check_scale, precision, quantise, scaled
-from bayesprune.sparse.kernels.ops import csr_linear
-from bayesprune.sparse.kernels.torch_sparse import torch_tensor
+from bayesprune.sparse.buffers.rows import rows_of
+from bayesprune.sparse.buffers.torch_layouts import sparse_csr
+from bayesprune.sparse.formats.base import Format, Packed, SparseWeight, check_crow_and_col, crow_and_col, slices
+from bayesprune.sparse.formats.quantised import check_bits, check_scale, precision, quantise
 
 __all__ = ["CSR"]
 
@@ -28,6 +28,9 @@ class CSR(Format):
     >>> packed.linear(torch.tensor([1.0, 1.0]))
     tensor([2., 7.])
     """
+
+    gridded: ClassVar[bool] = True
+    quantisable: ClassVar[bool] = True
 
     bits: int | None = None
 
@@ -50,20 +53,20 @@ class CSR(Format):
             values[int(crow[part.start]) : int(crow[part.stop])] = kept[mask[part]]
         return SparseWeight(self, (out, into), values, crow, col, scale)
 
-    def unpack(self, packed: SparseWeight) -> Float[Tensor, "out in"]:
-        return scaled(dense_of(packed.values, packed.crow, packed.col, packed.shape), packed.scale)
+    def unpack(
+        self, values: Shaped[Tensor, " nnz"], crow: Tensor, col: Tensor, shape: tuple[int, int]
+    ) -> Shaped[Tensor, "out in"]:
+        dense = values.new_zeros(shape)
+        dense[rows_of(crow, col), col.long()] = values
+        return dense
 
-    def linear(
-        self, x: Shaped[Tensor, "..."], packed: SparseWeight, bias: Tensor | None, kernel: str, activation: str = ""
-    ) -> Shaped[Tensor, "..."]:
-        return csr_linear(
-            x, packed.values, packed.crow, packed.col, bias, packed.scale, *packed.shape, kernel, activation
-        )
+    def gather(self, dense: Shaped[Tensor, "out in"], crow: Tensor, col: Tensor) -> Shaped[Tensor, " nnz"]:
+        return dense[rows_of(crow, col), col.long()]
 
-    def to_torch(self, packed: SparseWeight) -> Tensor:
+    def to_torch(self, packed: Packed) -> Tensor:
         if self.bits:
             raise ValueError(f"torch has no sparse tensor of {self.bits} bits; take .dense().to_sparse_csr()")
-        return torch_tensor(packed.values.detach(), packed.crow, packed.col, packed.shape)
+        return sparse_csr(packed.values.detach(), packed.crow, packed.col, packed.shape)
 
     def check(self, packed: SparseWeight) -> None:
         if packed.values.dim() != 1:

@@ -1,14 +1,13 @@
 """The dense format: the masked weight with its zeros stored, the baseline of every other format."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from bayesprune.sparse.formats.base import Format, SparseWeight
-from bayesprune.sparse.kernels.base import ACTIVATIONS
+from bayesprune.sparse.formats.base import Format, Packed, SparseWeight
 
 __all__ = ["Dense"]
 
@@ -21,7 +20,7 @@ class Dense(Format):
     ('Dense', 48)
     """
 
-    indexed = False
+    is_dense: ClassVar[bool] = True
 
     def _pack(
         self, weight: Float[Tensor, "out in"], mask: Bool[Tensor, "out in"], variance: Float[Tensor, "out in"] | None
@@ -29,15 +28,15 @@ class Dense(Format):
         none = torch.zeros(0, dtype=torch.int32, device=weight.device)
         return SparseWeight(self, (weight.shape[0], weight.shape[1]), torch.where(mask, weight, 0), none, none)
 
-    def unpack(self, packed: SparseWeight) -> Float[Tensor, "out in"]:
-        return packed.values
+    def unpack(
+        self, values: Shaped[Tensor, "out in"], crow: Tensor, col: Tensor, shape: tuple[int, int]
+    ) -> Shaped[Tensor, "out in"]:
+        return values
 
-    def linear(
-        self, x: Shaped[Tensor, "..."], packed: SparseWeight, bias: Tensor | None, kernel: str, activation: str = ""
-    ) -> Shaped[Tensor, "..."]:
-        return ACTIVATIONS[activation](F.linear(x, packed.values, bias))
+    def gather(self, dense: Shaped[Tensor, "out in"], crow: Tensor, col: Tensor) -> Shaped[Tensor, "out in"]:
+        return dense
 
-    def to_torch(self, packed: SparseWeight) -> Tensor:
+    def to_torch(self, packed: Packed) -> Tensor:
         return packed.values.detach()
 
     def check(self, packed: SparseWeight) -> None:

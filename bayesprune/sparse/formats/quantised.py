@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int8
 from torch import Tensor
 
-__all__ = ["BITS", "Bits", "check_bits", "check_scale", "held_in", "precision", "quantise", "scaled"]
+__all__ = ["BITS", "Bits", "check_bits", "check_scale", "held_in", "precision", "quantise"]
 
 BITS = (4, 8)
 Bits: TypeAlias = int | Mapping[str, int | None] | None
@@ -98,11 +98,6 @@ def quantise(
             better = error < least
             least, scale = torch.where(better, error, least), torch.where(better, tried, scale)
     return rounded(scale).to(torch.int8), scale
-
-
-def scaled(dense: Tensor, scale: Tensor | None) -> Tensor:
-    """The weight that the integers stand for."""
-    return dense if scale is None else dense.to(scale.dtype) * scale[:, None]
 
 
 def check_scale(values: Tensor, scale: Tensor | None, bits: int | None, rows: int) -> None:

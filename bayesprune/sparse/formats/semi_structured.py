@@ -1,14 +1,13 @@
 """2:4 semi-structured sparsity: two of four consecutive inputs kept, for the sparse tensor cores of a GPU."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from bayesprune.sparse.buffers.unpack import dense_of, places_of
-from bayesprune.sparse.formats.base import Format, SparseWeight, slices
-from bayesprune.sparse.kernels.ops import semi_structured_linear
+from bayesprune.sparse.formats.base import Format, Packed, SparseWeight, slices
 
 __all__ = ["SemiStructured"]
 
@@ -21,6 +20,12 @@ def _packed(places: Tensor) -> Tensor:
     whole.view(-1)[: places.numel()] = places.flatten()
     shifts = torch.arange(0, 32, 2, dtype=torch.int32, device=places.device)
     return (whole << shifts).sum(1).to(torch.int32)  # the highest place may make it negative
+
+
+def _places(col: Tensor, out: int, into: int) -> Tensor:
+    """Where each value lies in its four inputs: int64 ``(out, in / 4, 2)``."""
+    shifts = torch.arange(0, 32, 2, dtype=torch.int32, device=col.device)
+    return (col[:, None] >> shifts & 3).flatten()[: out * (into // 2)].view(out, into // 4, 2).long()
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,6 +41,8 @@ class SemiStructured(Format):
     >>> packed.values, packed.col, packed.dense()
     (tensor([[2., 4.]]), tensor([13], dtype=torch.int32), tensor([[0., 2., 0., 4.]]))
     """
+
+    of_inputs: ClassVar[tuple[int, int]] = (2, 4)
 
     def refusal(self, mask: Bool[Tensor, "out in"]) -> str | None:
         if mask.shape[1] % 4:
@@ -60,20 +67,23 @@ class SemiStructured(Format):
         none = torch.zeros(0, dtype=torch.int32, device=weight.device)
         return SparseWeight(self, (out, into), values, none, _packed(places))
 
-    def unpack(self, packed: SparseWeight) -> Float[Tensor, "out in"]:
-        return dense_of(packed.values, packed.crow, packed.col, packed.shape)
+    def unpack(
+        self, values: Shaped[Tensor, "out half"], crow: Tensor, col: Tensor, shape: tuple[int, int]
+    ) -> Shaped[Tensor, "out in"]:
+        out, into = shape
+        pairs = values.unflatten(1, (into // 4, 2))
+        return values.new_zeros(out, into // 4, 4).scatter(2, _places(col, out, into), pairs).flatten(1)
 
-    def linear(
-        self, x: Shaped[Tensor, "..."], packed: SparseWeight, bias: Tensor | None, kernel: str, activation: str = ""
-    ) -> Shaped[Tensor, "..."]:
-        return semi_structured_linear(
-            x, packed.values, packed.crow, packed.col, bias, packed.scale, *packed.shape, kernel, activation
-        )
+    def gather(self, dense: Shaped[Tensor, "out in"], crow: Tensor, col: Tensor) -> Shaped[Tensor, "out half"]:
+        out, into = dense.shape
+        return dense.unflatten(1, (into // 4, 4)).gather(2, _places(col, out, into)).flatten(1)
 
-    def to_torch(self, packed: SparseWeight) -> Tensor:
+    def to_torch(self, packed: Packed) -> Tensor:
         if not packed.values.is_cuda:
             raise ValueError("torch.sparse.to_sparse_semi_structured needs a CUDA GPU; take .dense()")
-        return torch.sparse.to_sparse_semi_structured(packed.dense().detach())
+        return torch.sparse.to_sparse_semi_structured(
+            self.unpack(packed.values.detach(), packed.crow, packed.col, packed.shape)
+        )
 
     def check(self, packed: SparseWeight) -> None:
         values, crow, col, (out, into) = packed.values, packed.crow, packed.col, packed.shape
@@ -90,7 +100,7 @@ class SemiStructured(Format):
             )
         if packed.scale is not None:
             raise ValueError(f"{self} has no scale")
-        places = places_of(values, col)
+        places = _places(col, out, into)
         if bool((places[..., 0] >= places[..., 1]).any()):
             raise ValueError("the two places of every four inputs must rise")
 

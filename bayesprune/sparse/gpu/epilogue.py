@@ -11,17 +11,16 @@ __all__ = ["finish", "write"]
 @triton.jit
 @no_type_check
 def finished(sums, output, there, bias, scale, ACTIVATION: tl.constexpr):
-    """``activation(sums * scale + bias)`` for sums ``(tokens, outputs)`` in float32; bias or scale may be None."""
+    """``ACTIVATION(sums * scale + bias)`` for sums ``(tokens, outputs)`` in float32.
+
+    bias, scale or the activation, a Triton function (:func:`bayesprune.sparse.activations.in_triton`), may be None.
+    """
     if scale is not None:
         sums *= tl.load(scale + output, mask=there, other=0.0).to(tl.float32)
     if bias is not None:
         sums += tl.load(bias + output, mask=there, other=0.0).to(tl.float32)
-    if ACTIVATION == "relu":
-        sums = tl.where(sums < 0.0, 0.0, sums)  # NaN stays, as in torch
-    elif ACTIVATION == "gelu":
-        sums = 0.5 * sums * (1.0 + tl.erf(sums * 0.7071067811865476))
-    elif ACTIVATION == "gelu_tanh":  # ½ (1 + tanh u) = 1 / (1 + exp(−2u))
-        sums = sums / (1.0 + tl.exp(-1.5957691216057308 * (sums + 0.044715 * sums * sums * sums)))
+    if ACTIVATION is not None:
+        sums = ACTIVATION(sums)
     return sums
 
 

@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bayesprune.sparse.buffers.operands import Operands
-from bayesprune.sparse.buffers.unpack import rows_of
+from bayesprune.sparse.buffers.rows import rows_of
+from bayesprune.sparse.formats import Operands
 from bayesprune.sparse.gpu.devices import interpreted
 from bayesprune.sparse.gpu.launch import Launch, precision_of
 from bayesprune.sparse.gpu.tuning import limits, power
@@ -221,7 +221,7 @@ class Pass(NamedTuple):
 
 def pass_of_x(grad: Tensor, weight: Operands) -> Pass:
     """What makes the gradient of x, ``(tokens, inputs)``, which is the last of its tensors."""
-    values, crow, col, _, _, (outputs, inputs), _ = weight
+    values, crow, col, _, _, (outputs, inputs), *_ = weight
     tokens, (_, w, h) = grad.shape[0], values.shape
     columns, wide, tile = -(-inputs // w), min(max(power(w), 16), _WIDEST), _tile(tokens)
     step = 128 // grad.itemsize
@@ -244,7 +244,7 @@ def pass_of_x(grad: Tensor, weight: Operands) -> Pass:
 
 def pass_of_values(grad: Tensor, x: Tensor, weight: Operands) -> Pass:
     """What makes the gradient of the values, in parts ``(parts, nnz, w, h)``, which are the last of its tensors."""
-    values, crow, col, *_, (outputs, inputs), _ = weight
+    values, crow, col, _, _, (outputs, inputs), *_ = weight
     tokens, (nnz, w, h) = x.shape[0], values.shape
     rows = crow.numel() - 1
     step = min(max(power(nnz * w // rows), 16), _WIDEST)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesprune.sparse.buffers.operands import Operands
+from bayesprune.sparse.activations import ACTIVATIONS, in_triton
+from bayesprune.sparse.formats import Operands
 from bayesprune.sparse.gpu.devices import interpreted
 from bayesprune.sparse.gpu.epilogue import finish
 from bayesprune.sparse.gpu.few import few_product
@@ -69,8 +70,8 @@ class Call:
     """A product with its configuration: one launch, or up to three. ``precision`` is that of factors in float32."""
 
     def __init__(self, config: Config, x: Tensor, weight: Operands, precision: str = "ieee") -> None:
-        values, *_, (_, inputs), activation = weight
-        _, w, h = values.shape
+        inputs, ending = weight.shape[1], in_triton(ACTIVATIONS[weight.activation])
+        _, w, h = weight.values.shape
         self.config, self._h = config, h
         kernel = few_product if config.few else product
         constants = {
@@ -81,17 +82,17 @@ class Call:
             "STEP": config.step,
             "SPLIT": config.split,
             "EVEN": inputs % w == 0,
-            "ACTIVATION": "" if config.split > 1 else activation,
+            "ACTIVATION": None if config.split > 1 else ending,
             "PRECISION": precision,
             "UPCAST": interpreted(),
         }
         self.product = Launch(kernel, constants, config.warps, config.stages)
-        self.finish = Launch(finish, {"SPLIT": config.split, "SIZE": _FINISHED, "ACTIVATION": activation})
+        self.finish = Launch(finish, {"SPLIT": config.split, "SIZE": _FINISHED, "ACTIVATION": ending})
         self.turn = Launch(turn, {"TILE": _TURNED})
 
     def __call__(self, x: Tensor, weight: Operands) -> Tensor:
         """``activation(x @ weight.T * scale + bias)`` for x ``(tokens, inputs)``."""
-        values, crow, col, bias, scale, (outputs, inputs), _ = weight
+        values, crow, col, bias, scale, (outputs, inputs), *_ = weight
         config, tokens = self.config, x.shape[0]
         y = x.new_empty(tokens, outputs)
         readable, strides = tokens, x.stride()
@@ -117,7 +118,7 @@ _calls: dict[tuple[object, ...], Call] = {}
 
 
 def _run(x: Tensor, weight: Operands) -> Tensor:
-    values, _, _, bias, scale, shape, activation = weight
+    values, _, _, bias, scale, shape, activation, _ = weight
     nnz, w, h = values.shape
     tokens, device = x.shape[0], x.get_device()
     across, along = x.stride()
@@ -146,13 +147,14 @@ def linear(x: Tensor, weight: Operands) -> Tensor:
 
     No copy goes to the host and nothing waits for the device: a CUDA graph can capture it, once it ran before.
     """
-    values, crow, col, bias, scale, shape, activation = weight
+    values, crow, col, bias, scale, *_ = weight
     strides = x.stride()
     if 1 not in strides or max(strides) > _FARTHEST:
         x = x.contiguous()
     bias = None if bias is None else bias.contiguous()
     scale = None if scale is None else scale.contiguous()
-    weight = Operands(values.contiguous(), crow.contiguous(), col.contiguous(), bias, scale, shape, activation)
+    values, crow, col = values.contiguous(), crow.contiguous(), col.contiguous()
+    weight = Operands(values, crow, col, bias, scale, weight.shape, weight.activation, weight.format)
     if x.is_cuda and x.get_device() != torch.cuda.current_device():
         with torch.cuda.device(x.device):
             return _run(x, weight)

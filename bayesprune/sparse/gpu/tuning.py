@@ -201,6 +201,6 @@ def choose(
         return found[0], False
     short = problem.tokens <= _SHORT
     runners = {repr(config): Replayed(prepare(config)) if short else prepare(config) for config in found}
-    seconds, _ = timed(runners, about=("bsr_linear", *problem), device=device)
+    seconds, _ = timed(runners, about=("sparse_linear", *problem), device=device)
     fastest = min(seconds, key=seconds.__getitem__)
     return next(config for config in found if repr(config) == fastest), True

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bayesprune.sparse.buffers.unpack import dense_of
-from bayesprune.sparse.kernels.base import Kernel
+from bayesprune.sparse.formats import Operands, Packed
+from bayesprune.sparse.kernels.base import Kernel, weight_in
 
 __all__ = ["CuSparseLt"]
 
@@ -29,14 +29,15 @@ class _Compressed:
     def __init__(self) -> None:
         self._kept: WeakKeyDictionary[torch.UntypedStorage, tuple[tuple[object, ...], Tensor]] = WeakKeyDictionary()
 
-    def of(self, values: Tensor, crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Tensor:
+    def of(self, weight: Operands) -> Tensor:
+        values, col, shape = weight.values, weight.col, weight.shape
         storage, tracked = values.untyped_storage(), not (values.is_inference() or col.is_inference())
         versions = (values._version, col._version) if tracked else ()
         state = (values.storage_offset(), values.dtype, shape, col.data_ptr(), *versions)
         found = self._kept.get(storage) if tracked else None
         if found is not None and found[0] == state:
             return found[1]
-        compressed = torch._cslt_compress(dense_of(values.detach(), crow, col, shape))
+        compressed = torch._cslt_compress(weight_in(values.dtype, weight).detach())
         if tracked and not torch.cuda.is_current_stream_capturing():  # what a graph makes is its own
             torch.cuda.current_stream(values.device).synchronize()  # another stream may read it next
             self._kept[storage] = state, compressed
@@ -55,19 +56,18 @@ class CuSparseLt(Kernel):
     def __init__(self) -> None:
         self._compressed = _Compressed()
 
-    def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
-        if values.dim() != 2 or not values.is_cuda or values.dtype not in _DTYPES or not values.numel():
+    def supports(self, weight: Packed) -> bool:
+        values, shape = weight.values, weight.shape
+        if weight.format.of_inputs != (2, 4) or not values.is_cuda or values.dtype not in _DTYPES or not values.numel():
             return False
         return not shape[0] % _SIDE and not shape[1] % _SIDE and _available(values.device)
 
-    def why_not(self, values: Tensor) -> str:
+    def why_not(self, weight: Packed) -> str:
         return "it multiplies by 2:4 in two bytes, of sides that 16 divides, on a CUDA GPU that has cuSPARSELt"
 
-    def run(
-        self, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, bias: Tensor | None, shape: tuple[int, int]
-    ) -> Tensor:
+    def run(self, x: Tensor, weight: Operands) -> Tensor:
         tokens, padding = x.shape[0], -x.shape[0] % _TOKENS
         x = F.pad(x, (0, 0, 0, padding)) if padding else x.contiguous()
-        compressed = self._compressed.of(values, crow, col, shape)
-        y = torch._cslt_sparse_mm(compressed, x.T, bias=bias, transpose_result=True)
+        compressed = self._compressed.of(weight)
+        y = torch._cslt_sparse_mm(compressed, x.T, bias=weight.bias, transpose_result=True)
         return y[:tokens]

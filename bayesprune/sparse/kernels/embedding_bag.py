@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bayesprune.sparse.formats import Operands, Packed
 from bayesprune.sparse.kernels.base import Kernel
 
 __all__ = ["EmbeddingBag"]
@@ -16,12 +17,12 @@ class EmbeddingBag(Kernel):
 
     name = "embedding_bag"
 
-    def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
-        return values.dim() == 1 and values.device.type == "cpu" and values.dtype in _DTYPES
+    def supports(self, weight: Packed) -> bool:
+        entries = weight.format.gridded and weight.format.block is None
+        return entries and weight.values.device.type == "cpu" and weight.values.dtype in _DTYPES
 
-    def run(
-        self, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, bias: Tensor | None, shape: tuple[int, int]
-    ) -> Tensor:
+    def run(self, x: Tensor, weight: Operands) -> Tensor:
+        values, crow, col, bias, *_ = weight
         y = F.embedding_bag(
             col, x.T.contiguous(), crow, mode="sum", per_sample_weights=values, include_last_offset=True
         )

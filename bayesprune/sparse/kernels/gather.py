@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bayesprune.sparse.formats import Operands, Packed
 from bayesprune.sparse.kernels.base import Kernel
 
 __all__ = ["Gather"]
@@ -16,13 +17,11 @@ class Gather(Kernel):
 
     name = "gather"
 
-    def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
-        return values.dim() == 3 and values.is_floating_point()
+    def supports(self, weight: Packed) -> bool:
+        return weight.format.gridded and weight.format.block is not None and weight.values.is_floating_point()
 
-    def run(
-        self, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, bias: Tensor | None, shape: tuple[int, int]
-    ) -> Tensor:
-        out, into = shape
+    def run(self, x: Tensor, weight: Operands) -> Tensor:
+        values, crow, col, bias, _, (out, into), *_ = weight
         _, w, h = values.shape
         tokens = x.shape[0]
         inputs = F.pad(x.T, (0, 0, 0, -into % w)).contiguous().view(-1, w * tokens)

@@ -1,7 +1,7 @@
 """The CPU kernel as a :class:`Kernel`: LLVM code made for the block, the dtype and the processor."""
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from bayesprune.sparse.buffers.geometry import Geometry
-from bayesprune.sparse.buffers.operands import Operands
+from bayesprune.sparse.formats import Operands, Packed
 from bayesprune.sparse.kernels.base import Kernel
+from bayesprune.sparse.kernels.reference import Reference
 from bayesprune.sparse.native.arguments import workspace
 
 if TYPE_CHECKING:
@@ -38,21 +39,13 @@ def _code() -> ModuleType:
 
 
 def _call(
-    made: "choose.Compiled",
-    x: Tensor,
-    y: Tensor,
-    weight: Operands,
-    tiles: int,
-    work: int,
-    tokens: int,
-    inputs: int = 0,
-    walk: tuple[int, ...] = (0,) * 7,
+    made: "choose.Compiled", x: Tensor, y: Tensor, weight: Operands, tiles: int, work: int, tokens: int, inputs: int = 0
 ) -> None:
     """Run a kernel over ``tiles`` tiles, ``work`` tokens in all, on as many threads as torch has.
 
-    The numbers stand in the order of ``bayesprune.sparse.native.arguments.ARGS``; ``walk`` is its end, a convolution's.
+    Before a convolution, the walk's fields in the thread's arguments are set.
     """
-    values, crow, col, bias, scale, (out, _), _ = weight
+    values, crow, col, bias, scale, (out, _), *_ = weight
     rows = crow.numel() - 1
     threads = torch.get_num_threads() if values.numel() * work > _ALONE else 1
     chunk, chunks = rows, 1
@@ -61,34 +54,36 @@ def _call(
         chunks = min(rows, -(-4 * threads // tiles))
         chunk = -(-rows // (chunks * together)) * together
         chunks = -(-rows // chunk)
-    values = values.contiguous()
+    values, crow, col = values.contiguous(), crow.contiguous(), col.contiguous()
     bias = None if bias is None else bias.contiguous()
     if scale is not None and (scale.dtype != torch.float32 or not scale.is_contiguous()):
         scale = scale.float().contiguous()
     space = workspace
-    arguments = space.fill(
-        x.data_ptr(),
-        y.data_ptr(),
-        values.data_ptr(),
-        crow.data_ptr(),
-        col.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        0 if scale is None else scale.data_ptr(),
-        space.scratch(made.scratch * threads) if made.scratch else 0,
-        made.scratch,
-        *(tokens, inputs, out, rows, chunk, chunks, tiles * chunks, 0, 0),
-        *walk,
-    )
-    made.run(arguments, min(threads, tiles * chunks))
+    a = space.arguments
+    a.x, a.y, a.values = x.data_ptr(), y.data_ptr(), values.data_ptr()
+    a.crow, a.col = crow.data_ptr(), col.data_ptr()
+    a.bias = 0 if bias is None else bias.data_ptr()
+    a.scale = 0 if scale is None else scale.data_ptr()
+    a.scratch, a.scratch_bytes = space.scratch(made.scratch * threads) if made.scratch else 0, made.scratch
+    a.tokens, a.inputs, a.outputs = tokens, inputs, out
+    a.rows, a.chunk, a.chunks, a.items = rows, chunk, chunks, tiles * chunks
+    a.next = a.thread = 0  # counters that the threads share
+    made.run(space.address, min(threads, tiles * chunks))
 
 
-@cache
+@lru_cache(maxsize=256)
 def _places(geometry: Geometry, channels: int, width: int, w: int) -> Tensor:
     """Where each block column's inputs lie from a pixel on: int32, kernel positions first, then channels."""
     rows, columns = (torch.arange(n) * d for n, d in zip(geometry.kernel, geometry.dilation, strict=True))
     inputs = torch.arange(0, channels // geometry.groups, w)
     places = (rows[:, None, None] * width + columns[:, None]) * channels + inputs
     return places.flatten().to(torch.int32)
+
+
+def _farthest(geometry: Geometry, channels: int, width: int) -> int:
+    """The largest distance from a pixel that :func:`_places` tells."""
+    down, across = ((k - 1) * d for k, d in zip(geometry.kernel, geometry.dilation, strict=True))
+    return (down * width + across + 1) * channels
 
 
 def _padded(nhwc: Tensor, down: int, across: int) -> Tensor:
@@ -112,16 +107,17 @@ class Native(Kernel):
     name = "native"
     fuses = True
 
-    def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
-        return values.is_cpu and values.dtype in _DTYPES and values.dim() != 2 and _available()
+    def supports(self, weight: Packed) -> bool:
+        values = weight.values
+        return values.is_cpu and values.dtype in _DTYPES and weight.format.gridded and _available()
 
-    def takes(self, values: Tensor, shape: tuple[int, int], inputs: torch.dtype) -> bool:
-        halves = values.dtype == torch.float16 or inputs == torch.float16
-        return inputs in _DTYPES and self.supports(values, shape) and (not halves or _code().reads_float16())
+    def takes(self, weight: Packed, inputs: torch.dtype) -> bool:
+        halves = weight.values.dtype == torch.float16 or inputs == torch.float16
+        return inputs in _DTYPES and self.supports(weight) and (not halves or _code().reads_float16())
 
     def run_fused(self, x: Tensor, weight: Operands) -> Tensor:
         (out, into), tokens = weight.shape, x.shape[0]
-        _, w, h = weight.values.shape if weight.values.dim() == 3 else (0, 1, 1)
+        h, w = weight.format.block or (1, 1)
         kinds = _DTYPES[weight.values.dtype], _DTYPES[x.dtype]
         made = _code().product(h, w, *kinds, min(tokens, 256), into, weight.bias is not None, weight.activation)
         y = x.new_empty(tokens, out)
@@ -129,10 +125,11 @@ class Native(Kernel):
         _call(made, x.contiguous(), y, weight, tiles, tokens, tokens, into)
         return y
 
-    def takes_conv(self, values: Tensor, inputs: torch.dtype, geometry: Geometry, shape: tuple[int, int]) -> bool:
-        if not self.takes(values, shape, inputs) or values.dim() != 3:
+    def takes_conv(self, weight: Packed, inputs: torch.dtype, geometry: Geometry) -> bool:
+        block, shape = weight.format.block, weight.shape
+        if block is None or not self.takes(weight, inputs):
             return False
-        _, w, h = values.shape
+        h, w = block
         channels, outputs = shape[1] // (geometry.kernel[0] * geometry.kernel[1]), shape[0] // geometry.groups
         one_place = channels % w == 0 and (geometry.groups == 1 or outputs % h == 0)  # a block's position and group
         return one_place and (h % 4 == 0 or geometry.pointwise)
@@ -147,6 +144,8 @@ class Native(Kernel):
         kinds, size = (_DTYPES[weight.values.dtype], _DTYPES[x.dtype]), (rows, columns)
         down, across = geometry.padding
         wide = width + 2 * across
+        if _farthest(geometry, channels, wide) >= 2**31:
+            return Reference().run_conv(x, weight, geometry)  # the kernel reads distances of 32 bits
         made = _code().convolution(
             h, w, *kinds, size, wide, channels, geometry, weight.bias is not None, weight.activation
         )
@@ -156,17 +155,18 @@ class Native(Kernel):
         tiles = rows // together, -(-columns // made.spec.tile) if together == 1 else 1
         image = (height + 2 * down) * wide * channels
         group_rows, group_inputs = (weight.crow.numel() - 1) // geometry.groups, channels // geometry.groups
-        walk = (places.data_ptr(), *tiles[::-1], together * made.spec.line, image, group_rows, group_inputs)
+        a = workspace.arguments
+        a.table, (a.down, a.across) = places.data_ptr(), tiles
+        a.line, a.image = together * channels * wide * geometry.stride[0], image
+        a.group_rows, a.group_inputs = group_rows, group_inputs
         nhwc = x.permute(0, 2, 3, 1)
         # padded a few at a time, images are still in the cache when they are read
         few = max(1, _CACHE // (image * x.itemsize)) if down or across else images
         for part, into in zip(nhwc.split(few), y.split(few), strict=True):
             laid = _padded(part, down, across) if down or across else part.contiguous()
             count = len(part)
-            _call(made, laid, into, weight, count * math.prod(tiles), count * rows * columns, columns, walk=walk)
+            _call(made, laid, into, weight, count * math.prod(tiles), count * rows * columns, columns)
         return y.permute(0, 3, 1, 2)
 
-    def run(
-        self, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, bias: Tensor | None, shape: tuple[int, int]
-    ) -> Tensor:
-        return self.run_fused(x, Operands(values, crow, col, bias, None, shape, ""))
+    def run(self, x: Tensor, weight: Operands) -> Tensor:
+        return self.run_fused(x, weight._replace(scale=None, activation=""))

@@ -1,42 +1,50 @@
-"""The custom ops ``bayesprune::…_linear``, one for each packed format: what autograd and the compiler see.
+"""The custom op ``bayesprune::sparse_linear`` and its two gradients: what autograd and the compiler see of a product.
 
-They take plain buffers and the name of a kernel, so that a compiled or exported graph holds one opaque call. A kernel
-that does not support the values it meets (a dtype that ``.to`` brought in) gives way to the reference.
+They take plain buffers, the format as it is written and the name of a kernel, so that a compiled or exported graph
+holds one opaque call. A kernel that does not support the weight it meets (a dtype that ``.to`` brought in) gives way to
+the reference.
 """
 
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import Library
 
-from bayesprune.sparse.buffers.operands import Operands
+from bayesprune.sparse.activations import ACTIVATIONS
+from bayesprune.sparse.formats import Operands, written
 from bayesprune.sparse.kernels import KERNELS, Kernel
-from bayesprune.sparse.kernels.base import ACTIVATIONS
+from bayesprune.sparse.kernels.base import weight_in
 
 __all__ = [
-    "bsr_linear",
     "check_operands",
     "chosen_kernel",
-    "csr_linear",
+    "composite",
     "grad_before",
+    "grads_of",
     "multiply",
     "reference_for",
     "refuse_second",
-    "semi_structured_linear",
+    "sparse_linear",
+    "wants",
     "without_autocast",
 ]
 
+_BUFFERS = "Tensor values, Tensor crow, Tensor col"
 _LINEAR = (
-    "(Tensor x, Tensor values, Tensor crow, Tensor col, Tensor? bias, Tensor? scale, "
-    "SymInt out_features, SymInt in_features, str kernel, str activation) -> Tensor"
+    f"sparse_linear(Tensor x, {_BUFFERS}, Tensor? bias, Tensor? scale, SymInt out_features, SymInt in_features, "
+    "str format, str kernel, str activation) -> Tensor"
 )
 _GRAD_X = (
-    "(Tensor grad, Tensor values, Tensor crow, Tensor col, Tensor? scale, SymInt in_features, str kernel) -> Tensor"
+    f"sparse_linear_grad_x(Tensor grad, {_BUFFERS}, Tensor? scale, SymInt in_features, str format, str kernel) "
+    "-> Tensor"
 )
-_GRAD_VALUES = "(Tensor grad, Tensor x, Tensor values, Tensor crow, Tensor col, str kernel) -> Tensor"
+_GRAD_VALUES = f"sparse_linear_grad_values(Tensor grad, Tensor x, {_BUFFERS}, str format, str kernel) -> Tensor"
 
 
 def check_operands(x: Tensor, weight: Operands) -> None:
@@ -62,13 +70,14 @@ def chosen_kernel(kernel: str, activation: str) -> Kernel:
     return chosen
 
 
-def reference_for(kernel: Kernel, values: Tensor, inputs: torch.dtype) -> Kernel:
+def reference_for(kernel: Kernel, weight: Operands, inputs: torch.dtype) -> Kernel:
     """The reference, for what ``kernel`` does not take; Python shows one warning of a kind."""
     reference = KERNELS["reference"]
     if kernel is reference:
         return reference
-    blocks = "{2}×{1} blocks of ".format(*values.shape) if values.dim() == 3 else ""
-    why = kernel.why_not(values)
+    values, block = weight.values, weight.format.block
+    blocks = "{}×{} blocks of ".format(*block) if block else ""
+    why = kernel.why_not(weight)
     warnings.warn(
         f"the kernel {kernel.name!r} does not take {blocks}{values.dtype} on {values.device} here, with x in {inputs}"
         f"{f' ({why})' if why else ''}: the reference runs, and is slow",
@@ -84,7 +93,7 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
 
 
 def multiply(x: Tensor, weight: Operands, kernel: str) -> Tensor:
-    """What the ops compute: ``activation(x @ weight.T * scale + bias)`` for x ``(*lead, in)``.
+    """What the op computes: ``activation(x @ weight.T * scale + bias)`` for x ``(*lead, in)``.
 
     Raises:
         ValueError: x does not fit the weight, or no such kernel or activation.
@@ -94,8 +103,8 @@ def multiply(x: Tensor, weight: Operands, kernel: str) -> Tensor:
         raise ValueError(f"expected x with {in_features} features in its last dimension, got shape {tuple(x.shape)}")
     check_operands(x, weight)
     chosen = chosen_kernel(kernel, weight.activation)
-    if not chosen.takes(weight.values, weight.shape, x.dtype):
-        chosen = reference_for(chosen, weight.values, x.dtype)
+    if not chosen.takes(weight, x.dtype):
+        chosen = reference_for(chosen, weight, x.dtype)
     if x.dim() == 2 and x.shape[0]:
         return chosen.run_fused(x, weight)
     lead = x.shape[:-1]
@@ -114,26 +123,16 @@ def _linear(
     scale: Tensor | None,
     out_features: int,
     in_features: int,
+    form: str,
     kernel: str,
     activation: str,
 ) -> Tensor:
     with without_autocast(x):
-        weight = Operands(values, crow, col, bias, scale, (out_features, in_features), activation)
-        return multiply(x, weight, kernel)
+        shape = (out_features, in_features)
+        return multiply(x, Operands(values, crow, col, bias, scale, shape, activation, written(form)), kernel)
 
 
-def _fake_linear(
-    x: Tensor,
-    values: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    out_features: int,
-    in_features: int,
-    kernel: str,
-    activation: str,
-) -> Tensor:
+def _fake_linear(x, values, crow, col, bias, scale, out_features, *rest):  # type: ignore[no-untyped-def]
     return x.new_empty((*x.shape[:-1], out_features))
 
 
@@ -142,16 +141,23 @@ def _by_token(x: Tensor) -> Tensor:
 
 
 def _grad_x(
-    grad: Tensor, values: Tensor, crow: Tensor, col: Tensor, scale: Tensor | None, in_features: int, kernel: str
+    grad: Tensor,
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    scale: Tensor | None,
+    in_features: int,
+    form: str,
+    kernel: str,
 ) -> Tensor:
-    weight = Operands(values, crow, col, None, scale, (grad.shape[-1], in_features), "")
+    weight = Operands(values, crow, col, None, scale, (grad.shape[-1], in_features), "", written(form))
     with without_autocast(grad):
         into = chosen_kernel(kernel, "").grad_x(_by_token(grad), weight)
         return into.reshape(*grad.shape[:-1], in_features)
 
 
-def _grad_values(grad: Tensor, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, kernel: str) -> Tensor:
-    weight = Operands(values, crow, col, None, None, (grad.shape[-1], x.shape[-1]), "")
+def _grad_values(grad: Tensor, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, form: str, kernel: str) -> Tensor:
+    weight = Operands(values, crow, col, None, None, (grad.shape[-1], x.shape[-1]), "", written(form))
     with without_autocast(grad):
         return chosen_kernel(kernel, "").grad_values(_by_token(grad), _by_token(x), weight)
 
@@ -173,58 +179,92 @@ def grad_before(activation: str, before: Tensor, grad: Tensor) -> Tensor:
 
 
 def refuse_second(ctx: FunctionCtx, *grads: Tensor) -> None:
-    """Double backward, which is refused with an error."""
-    raise NotImplementedError(
-        "a sparse layer has first derivatives only; for second derivatives use the masked dense net"
-    )
+    """Backward pass of a gradient op, which a layer never calls where derivatives of it are wanted."""
+    raise NotImplementedError("the gradient ops of a sparse layer have no derivatives: differentiate the layer twice")
+
+
+def wants(ctx: Any) -> tuple[bool, bool, bool]:
+    """Whether gradients of x, the values and the bias are wanted of a backward pass."""
+    x, values, _, _, bias, *_ = ctx.needs_input_grad
+    return x, values, bias
+
+
+def composite(x: Tensor, weight: Operands) -> Tensor:
+    """The same product by torch's own dense operators, which every transform and every derivative sees through."""
+    check_operands(x, weight)
+    dense = weight_in(x.dtype, weight)
+    if weight.scale is not None:
+        dense = dense * weight.scale.to(x.dtype)[:, None]
+    return ACTIVATIONS[weight.activation](F.linear(x, dense, weight.bias))
+
+
+def grads_of(
+    function: Callable[..., Tensor], given: tuple[Tensor | None, ...], wanted: tuple[bool, ...], grad: Tensor
+) -> list[Tensor | None]:
+    """The gradients of the wanted arguments of ``function(*given)``, from that of its result; differentiable again.
+
+    An argument that was worked out of another one counts as itself alone.
+    """
+    own = [t.view_as(t) if t is not None and want else t for t, want in zip(given, wanted, strict=True)]
+    needed = [t for t, want in zip(own, wanted, strict=True) if t is not None and want]
+    found = iter(torch.autograd.grad(function(*own), needed, grad, create_graph=True))
+    return [next(found) if want else None for want in wanted]
+
+
+def _differentiable(ctx, grad):  # type: ignore[no-untyped-def]
+    """The backward pass where a derivative of it may be wanted."""
+    x, values, crow, col, bias, scale = ctx.saved_tensors
+    *shape, form, _, activation = ctx.rest
+    if x is None:  # nothing but the gradient of x is wanted, which x plays no part in
+        x = grad.new_zeros((*grad.shape[:-1], shape[1]), requires_grad=True)
+    with without_autocast(grad):
+        into_x, into_values, into_bias = grads_of(
+            lambda x, values, bias: composite(
+                x, Operands(values, crow, col, bias, scale, tuple(shape), activation, written(form))
+            ),
+            (x, values, bias),
+            wants(ctx),
+            grad,
+        )
+    return into_x, into_values, None, None, into_bias, *[None] * 6
+
+
+def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    if torch.is_grad_enabled():
+        return _differentiable(ctx, grad)
+    x, values, crow, col, bias, scale = ctx.saved_tensors
+    out_features, in_features, form, kernel, activation = ctx.rest
+    wants_x, wants_values, wants_bias = wants(ctx)
+    ops = torch.ops.bayesprune
+    if activation:  # what went into it is worked out anew, which costs less than keeping it
+        sizes = (out_features, in_features, form, kernel)
+        before = ops.sparse_linear(x, values.detach(), crow, col, bias, scale, *sizes, "")
+        grad = grad_before(activation, before, grad)
+    into_x = into_values = None
+    if wants_x:
+        into_x = ops.sparse_linear_grad_x(grad, values, crow, col, scale, in_features, form, kernel)
+    if wants_values:
+        into_values = ops.sparse_linear_grad_values(grad, x, values, crow, col, form, kernel)
+    into_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if wants_bias else None
+    return into_x, into_values, None, None, into_bias, *[None] * 6
 
 
 _library = Library("bayesprune", "FRAGMENT")
-
-
-def _define(name: str) -> None:
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        x, values, crow, col, bias, scale = ctx.saved_tensors
-        out_features, in_features, kernel, activation = ctx.rest
-        wants_x, wants_values, _, _, wants_bias, *_ = ctx.needs_input_grad
-        ops = torch.ops.bayesprune
-        if activation:  # what went into it is worked out anew, which costs less than keeping it
-            before = getattr(ops, name)(
-                x, values.detach(), crow, col, bias, scale, out_features, in_features, kernel, ""
-            )
-            grad = grad_before(activation, before, grad)
-        into_x = into_values = None
-        if wants_x:
-            into_x = getattr(ops, f"{name}_grad_x")(grad, values, crow, col, scale, in_features, kernel)
-        if wants_values:
-            into_values = getattr(ops, f"{name}_grad_values")(grad, x, values, crow, col, kernel)
-        into_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if bias is not None and wants_bias else None
-        return into_x, into_values, None, None, into_bias, *[None] * 5
-
-    _library.define(name + _LINEAR)
-    _library.define(f"{name}_grad_x" + _GRAD_X)
-    _library.define(f"{name}_grad_values" + _GRAD_VALUES)
-    _library.impl(name, _linear, "CompositeExplicitAutograd")
-    _library.impl(f"{name}_grad_x", _grad_x, "CompositeExplicitAutograd")
-    _library.impl(f"{name}_grad_values", _grad_values, "CompositeExplicitAutograd")
-    own = f"bayesprune::{name}"
-    torch.library.register_fake(own, _fake_linear, lib=_library)
-    torch.library.register_fake(
-        f"{own}_grad_x",
-        lambda grad, values, crow, col, scale, n, kernel: grad.new_empty((*grad.shape[:-1], n)),
-        lib=_library,
-    )
-    torch.library.register_fake(
-        f"{own}_grad_values", lambda grad, x, values, *rest: values.new_empty(values.shape), lib=_library
-    )
-    torch.library.register_autograd(own, backward, setup_context=_remember, lib=_library)
-    for gradient in ("grad_x", "grad_values"):
-        torch.library.register_autograd(f"{own}_{gradient}", refuse_second, lib=_library)
-
-
-_define("csr_linear")
-_define("bsr_linear")
-_define("semi_structured_linear")
-csr_linear = torch.ops.bayesprune.csr_linear.default
-bsr_linear = torch.ops.bayesprune.bsr_linear.default
-semi_structured_linear = torch.ops.bayesprune.semi_structured_linear.default
+for _schema, _body in ((_LINEAR, _linear), (_GRAD_X, _grad_x), (_GRAD_VALUES, _grad_values)):
+    _library.define(_schema)
+    _library.impl(_schema.partition("(")[0], _body, "CompositeExplicitAutograd")
+torch.library.register_fake("bayesprune::sparse_linear", _fake_linear, lib=_library)
+torch.library.register_fake(
+    "bayesprune::sparse_linear_grad_x",
+    lambda grad, values, crow, col, scale, n, *rest: grad.new_empty((*grad.shape[:-1], n)),
+    lib=_library,
+)
+torch.library.register_fake(
+    "bayesprune::sparse_linear_grad_values",
+    lambda grad, x, values, *rest: values.new_empty(values.shape),
+    lib=_library,
+)
+torch.library.register_autograd("bayesprune::sparse_linear", _backward, setup_context=_remember, lib=_library)
+for _gradient in ("grad_x", "grad_values"):
+    torch.library.register_autograd(f"bayesprune::sparse_linear_{_gradient}", refuse_second, lib=_library)
+sparse_linear = torch.ops.bayesprune.sparse_linear.default

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bayesprune.sparse.buffers.geometry import Geometry
-from bayesprune.sparse.buffers.operands import Operands
-from bayesprune.sparse.buffers.unpack import conv_weight, dense_of
-from bayesprune.sparse.kernels.base import ACTIVATIONS, Kernel
+from bayesprune.sparse.activations import ACTIVATIONS
+from bayesprune.sparse.buffers.geometry import Geometry, conv_weight, plainly_strided
+from bayesprune.sparse.formats import Operands, Packed
+from bayesprune.sparse.kernels.base import Kernel, weight_in
 
 __all__ = ["Reference"]
 
@@ -18,20 +18,19 @@ class Reference(Kernel):
     name = "reference"
     fallback = True
 
-    def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
+    def supports(self, weight: Packed) -> bool:
         return True
 
-    def takes_conv(self, values: Tensor, inputs: torch.dtype, geometry: Geometry, shape: tuple[int, int]) -> bool:
+    def takes_conv(self, weight: Packed, inputs: torch.dtype, geometry: Geometry) -> bool:
         return True
 
     def run_conv(self, x: Tensor, weight: Operands, geometry: Geometry) -> Tensor:
-        values, crow, col, bias, scale, shape, activation = weight
-        g, dense = geometry, conv_weight(dense_of(values.to(x.dtype), crow, col, shape), geometry)
-        if scale is not None:
-            dense = dense * scale.to(x.dtype)[:, None, None, None]
-        return ACTIVATIONS[activation](F.conv2d(x, dense, bias, g.stride, g.padding, g.dilation, g.groups))
+        g, dense = geometry, conv_weight(weight_in(x.dtype, weight), geometry)
+        if weight.scale is not None:
+            dense = dense * weight.scale.to(x.dtype)[:, None, None, None]
+        x, dense = plainly_strided(x), plainly_strided(dense)
+        y = F.conv2d(x, dense, weight.bias, g.stride, g.padding, g.dilation, g.groups)
+        return ACTIVATIONS[weight.activation](y)
 
-    def run(
-        self, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, bias: Tensor | None, shape: tuple[int, int]
-    ) -> Tensor:
-        return F.linear(x, dense_of(values, crow, col, shape), bias)
+    def run(self, x: Tensor, weight: Operands) -> Tensor:
+        return F.linear(x, weight_in(x.dtype, weight), weight.bias)

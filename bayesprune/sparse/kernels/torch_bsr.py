@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bayesprune.sparse.buffers.torch_layouts import sparse_bsr
+from bayesprune.sparse.formats import Operands, Packed
 from bayesprune.sparse.gpu.devices import triton_is_there
 from bayesprune.sparse.kernels.base import Kernel
-from bayesprune.sparse.kernels.torch_sparse import end_beta_warning
 
 __all__ = ["TorchBSR"]
 
@@ -26,18 +27,16 @@ class TorchBSR(Kernel):
 
     name = "torch_bsr"
 
-    def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
-        if values.dim() != 3 or not values.is_cuda or values.dtype not in _DTYPES or not values.numel():
+    def supports(self, weight: Packed) -> bool:
+        values, shape, block = weight.values, weight.shape, weight.format.block
+        if block is None or not values.is_cuda or values.dtype not in _DTYPES or not values.numel():
             return False
-        _, w, h = values.shape
+        h, w = block
         return _power_of_two(w) and _power_of_two(h) and not shape[0] % h and not shape[1] % w and triton_is_there()
 
-    def run(
-        self, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, bias: Tensor | None, shape: tuple[int, int]
-    ) -> Tensor:
-        end_beta_warning()
+    def run(self, x: Tensor, weight: Operands) -> Tensor:
+        values, crow, col, bias, _, shape, *_ = weight
         tokens, padding = x.shape[0], -x.shape[0] % values.shape[2]
-        blocks = values.transpose(1, 2)  # no copy: Triton reads any strides
-        weight = torch.sparse_bsr_tensor(crow, col, blocks, size=shape, check_invariants=False)
-        y = F.linear(F.pad(x, (0, 0, 0, padding)) if padding else x, weight, bias)
+        blocks = sparse_bsr(values.transpose(1, 2), crow, col, shape)  # no copy: Triton reads any strides
+        y = F.linear(F.pad(x, (0, 0, 0, padding)) if padding else x, blocks, bias)
         return y[:tokens].contiguous()

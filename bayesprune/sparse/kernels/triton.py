@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.sparse.buffers.geometry import Geometry
-from bayesprune.sparse.buffers.operands import Operands
+from bayesprune.sparse.formats import Operands, Packed
 from bayesprune.sparse.gpu.devices import obstacle
 from bayesprune.sparse.kernels.base import Kernel
 
@@ -32,6 +32,11 @@ def _gradients() -> ModuleType:
     return gradients
 
 
+def _high(weight: Packed) -> bool:
+    block = weight.format.block
+    return weight.format.gridded and block is not None and block[0] in BLOCK_ROWS
+
+
 class Triton(Kernel):
     """Blocks of 16 to 128 outputs by any number of inputs, ragged edges; bias and activation fused.
 
@@ -43,22 +48,22 @@ class Triton(Kernel):
     name = "triton"
     fuses = True
 
-    def supports(self, values: Tensor, shape: tuple[int, int]) -> bool:
-        if values.dim() != 3 or values.shape[2] not in BLOCK_ROWS:
+    def supports(self, weight: Packed) -> bool:
+        values = weight.values
+        if not _high(weight):
             return False
         return (values.dtype in _INPUTS or values.dtype == torch.int8) and obstacle(values.device) is None
 
-    def takes(self, values: Tensor, shape: tuple[int, int], inputs: torch.dtype) -> bool:
-        same = inputs in _INPUTS and values.dtype in (inputs, torch.int8)
-        return same and self.supports(values, shape)
+    def takes(self, weight: Packed, inputs: torch.dtype) -> bool:
+        return inputs in _INPUTS and weight.values.dtype in (inputs, torch.int8) and self.supports(weight)
 
-    def why_not(self, values: Tensor) -> str:
-        if values.dim() != 3 or values.shape[2] not in BLOCK_ROWS:
+    def why_not(self, weight: Packed) -> str:
+        if not _high(weight):
             return f"it multiplies by blocks of {BLOCK_ROWS[0]} to {BLOCK_ROWS[-1]} outputs"
-        return obstacle(values.device) or ""
+        return obstacle(weight.values.device) or ""
 
-    def takes_conv(self, values: Tensor, inputs: torch.dtype, geometry: Geometry, shape: tuple[int, int]) -> bool:
-        return geometry.pointwise and self.takes(values, shape, inputs)
+    def takes_conv(self, weight: Packed, inputs: torch.dtype, geometry: Geometry) -> bool:
+        return geometry.pointwise and self.takes(weight, inputs)
 
     def run_conv(self, x: Tensor, weight: Operands, geometry: Geometry) -> Tensor:
         images, channels, height, width = x.shape
@@ -69,19 +74,17 @@ class Triton(Kernel):
     def run_fused(self, x: Tensor, weight: Operands) -> Tensor:
         return _code().linear(x, weight)
 
-    def run(
-        self, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, bias: Tensor | None, shape: tuple[int, int]
-    ) -> Tensor:
-        return self.run_fused(x, Operands(values, crow, col, bias, None, shape, ""))
+    def run(self, x: Tensor, weight: Operands) -> Tensor:
+        return self.run_fused(x, weight._replace(scale=None, activation=""))
 
     def grad_x(self, grad: Tensor, weight: Operands) -> Tensor:
-        there = grad.numel() and weight.values.numel() and self.takes(weight.values, weight.shape, grad.dtype)
+        there = grad.numel() and weight.values.numel() and self.takes(weight, grad.dtype)
         if there and _gradients().pays(weight, "x"):
             return _gradients().grad_x(grad, weight)
         return super().grad_x(grad, weight)
 
     def grad_values(self, grad: Tensor, x: Tensor, weight: Operands) -> Tensor:
-        there = grad.numel() and weight.values.numel() and self.takes(weight.values, weight.shape, grad.dtype)
+        there = grad.numel() and weight.values.numel() and self.takes(weight, grad.dtype)
         if there and weight.values.dtype == x.dtype and _gradients().pays(weight, "values"):
             return _gradients().grad_values(grad, x, weight)
         return super().grad_values(grad, x, weight)

@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparse.buffers.operands import Operands
-from bayesprune.sparse.buffers.unpack import values_at
-from bayesprune.sparse.formats import Format, SparseWeight
-from bayesprune.sparse.kernels.dispatch import unwatched
-from bayesprune.sparse.kernels.ops import multiply
+from bayesprune.sparse.formats import Format, Operands, SparseWeight
+from bayesprune.sparse.kernels.dispatch import transformed, unwatched
+from bayesprune.sparse.kernels.ops import composite, multiply, sparse_linear
 
 __all__ = ["SparseLinear"]
 
@@ -25,7 +23,7 @@ class SparseLinear(nn.Module):
         packed: the weight, ``(out, in)``.
         bias: ``(out,)`` or None.
         kernel: a name from ``bayesprune.sparse.kernels.KERNELS``.
-        activation: applied to the result: ``"relu"``, ``"gelu"``, ``"gelu_tanh"`` or ``""`` for none.
+        activation: applied to the result: a name from ``bayesprune.sparse.activations.ACTIVATIONS``, ``""`` for none.
 
     >>> from bayesprune.sparse import CSR
     >>> packed = CSR().pack(torch.eye(3), torch.eye(3, dtype=torch.bool))
@@ -45,6 +43,7 @@ class SparseLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = packed.shape
         self.format: Format = packed.format
+        self._written = str(packed.format)  # as the op takes it
         self.kernel, self.activation = kernel, activation
         self.values = nn.Parameter(packed.values.detach(), requires_grad=packed.values.is_floating_point())
         self.crow: Tensor
@@ -78,14 +77,20 @@ class SparseLinear(nn.Module):
         variance = variance.to(self.values.device)
         if self.output_scale is not None:
             variance = variance * self.output_scale[:, None] ** 2
-        indexed = self.format.indexed
-        self.variance = values_at(variance, self.values.detach(), self.crow, self.col) if indexed else variance
+        self.variance = self.format.gather(variance, self.crow, self.col)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` is ``(*lead, in)``; returns ``(*lead, out)``."""
-        if type(self) is SparseLinear and self.format.indexed and unwatched(x, self._parameters.get("values")):
+        if self.format.is_dense:
+            return self.sparse_weight.linear(self._cast(x), self.bias, self.kernel, self.activation)
+        if type(self) is SparseLinear and unwatched(x, self._parameters.get("values")):
             return multiply(x, self._operands(), self.kernel)
-        return self.format.linear(self._cast(x), self.sparse_weight, self.bias, self.kernel, self.activation)
+        if transformed():
+            return composite(self._cast(x), self._operands())
+        return sparse_linear(
+            *(self._cast(x), self.values, self.crow, self.col, self.bias, self.scale),
+            *(self.out_features, self.in_features, self._written, self.kernel, self.activation),
+        )
 
     def _operands(self) -> Operands:
         """The layer's own tensors, read where ``nn.Module`` keeps them, which is quicker than by attribute."""
@@ -93,7 +98,7 @@ class SparseLinear(nn.Module):
         own, buffers = self._parameters, self._buffers
         values, crow, col = own["values"], buffers["crow"], buffers["col"]
         assert values is not None and crow is not None and col is not None
-        return Operands(values, crow, col, own["bias"], buffers["scale"], shape, self.activation)
+        return Operands(values, crow, col, own["bias"], buffers["scale"], shape, self.activation, self.format)
 
     def _cast(self, x: Tensor) -> Tensor:
         """Under autocast, ``x`` in the dtype of the values, unless these are integers with a scale."""

@@ -1,39 +1,39 @@
-"""Arguments of a compiled kernel: numbers, addresses and scratch memory."""
+"""Arguments of a compiled kernel: one structure of numbers and addresses, and scratch memory."""
 
 import ctypes
-import struct
 import threading
 
 import torch
 
-__all__ = ["ARGS", "workspace"]
+__all__ = ["SLOTS", "Arguments", "workspace"]
 
-# The slots of the array.
-ARGS = {
-    name: slot
-    for slot, name in enumerate(
-        (
+
+class Arguments(ctypes.Structure):
+    """The arguments of a compiled kernel, which reads each at its slot; addresses are numbers too.
+
+    A convolution walks by the fields from ``table`` on; in a product they are not read.
+    """
+
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
             *("x", "y", "values", "crow", "col", "bias", "scale", "scratch", "scratch_bytes"),
             *("tokens", "inputs", "outputs", "rows", "chunk", "chunks", "items", "next", "thread"),
             *("table", "across", "down", "line", "image", "group_rows", "group_inputs"),
         )
-    )
-}
-_LAYOUT = struct.Struct(f"{len(ARGS)}q")
+    ]
+
+
+SLOTS = {name: slot for slot, (name, *_) in enumerate(Arguments._fields_)}
 
 
 class _Workspace(threading.local):
     """What a thread keeps from one call to the next."""
 
     def __init__(self) -> None:
-        self._array = ctypes.create_string_buffer(_LAYOUT.size)
-        self.address = ctypes.addressof(self._array)
+        self.arguments = Arguments()
+        self.address = ctypes.addressof(self.arguments)
         self._scratch = self._images = torch.empty(0, dtype=torch.uint8)
-
-    def fill(self, *numbers: int) -> int:
-        """The address of the array, which now holds ``numbers`` in the order of ``ARGS``."""
-        _LAYOUT.pack_into(self._array, 0, *numbers)
-        return self.address
 
     def scratch(self, size: int) -> int:
         """The address of ``size`` bytes, a multiple of 64."""

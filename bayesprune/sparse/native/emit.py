@@ -101,6 +101,26 @@ class Emitter:
         suffix = f"v{kind.count}f32" if isinstance(kind, ir.VectorType) else "f32"
         return self.call(f"llvm.fma.{suffix}", kind, a, b, c)
 
+    def number(self, like: Value, value: float) -> Value:
+        """A constant of the type of ``like``, in every lane."""
+        kind = like.type
+        return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+    def plus(self, a: Value, b: Value) -> Value:
+        return self.b.fadd(a, b)
+
+    def times(self, a: Value, b: Value) -> Value:
+        return self.b.fmul(a, b)
+
+    def over(self, a: Value, b: Value) -> Value:
+        return self.b.fdiv(a, b)
+
+    def within(self, x: Value, low: float, high: float) -> Value:
+        """x between two bounds; NaN stays."""
+        for sign, bound in ((">", self.number(x, high)), ("<", self.number(x, low))):
+            x = self.b.select(self.b.fcmp_ordered(sign, x, bound), bound, x)
+        return x
+
     def loop(
         self,
         start: int | Value,

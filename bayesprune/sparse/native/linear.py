@@ -6,9 +6,10 @@ tile of tokens × a chunk of block rows) from a shared counter.
 
 from llvmlite import ir
 
-from bayesprune.sparse.native.arguments import ARGS
+from bayesprune.sparse.native.arguments import SLOTS
 from bayesprune.sparse.native.arithmetic import ITEM, itemsize, transpose
-from bayesprune.sparse.native.emit import F32, I32, I64, PTR, Emitter, Value, vector
+from bayesprune.sparse.native.emit import F32, I32, I64, PTR, Value, vector
+from bayesprune.sparse.native.functions import Functions
 from bayesprune.sparse.native.packing import SIDE, pack
 from bayesprune.sparse.native.rows import Ending, OutputRow, TokenRow, x_item
 from bayesprune.sparse.native.spec import Spec
@@ -40,8 +41,8 @@ class Product:
         along = TokenRow if spec.along == "tokens" else OutputRow
         self.tiles = {(tokens, edge): along(module, spec, tokens, edge).function for tokens, edge in _sizes(spec)}
         function = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR]), ENTRY)
-        self.e = e = Emitter(ir.IRBuilder(function.append_basic_block()))
-        slot = {name: e.at(function.args[0], i, I64) for name, i in ARGS.items()}
+        self.e = e = Functions(ir.IRBuilder(function.append_basic_block()))
+        slot = {name: e.at(function.args[0], i, I64) for name, i in SLOTS.items()}
         value = {name: e.load(pointer, I64, 8) for name, pointer in slot.items() if name not in ("next", "thread")}
         self.value = value
         self.x_all, self.y_all, self.weights, self.crow, self.col, self.bias, self.scale, self.table = (

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from bayesprune.sparse.native.arithmetic import ITEM, activate, itemsize, looked_up, narrow, widened
-from bayesprune.sparse.native.emit import BF16, F32, I8, I16, I32, I64, PTR, Emitter, Value, vector
+from bayesprune.sparse.activations import ACTIVATIONS
+from bayesprune.sparse.native.arithmetic import ITEM, itemsize, looked_up, narrow, widened
+from bayesprune.sparse.native.emit import BF16, F32, I8, I16, I32, I64, PTR, Value, vector
+from bayesprune.sparse.native.functions import Functions
 from bayesprune.sparse.native.spec import Spec
 
 __all__ = ["Ending", "OutputRow", "Row", "TokenRow", "x_item"]
@@ -33,7 +35,7 @@ class Row(ABC):
         kind = ir.FunctionType(ir.VoidType(), [PTR, PTR, PTR, PTR, I64, I64, PTR, I64, PTR, PTR, I64])
         self.function = ir.Function(module, kind, name)
         self.function.linkage = "internal"
-        self.e = Emitter(ir.IRBuilder(self.function.append_basic_block()))
+        self.e = Functions(ir.IRBuilder(self.function.append_basic_block()))
         (self.x, self.values, self.col, self.table, self.start, self.end, *rest) = self.function.args
         self.y, self.ldy, self.bias, self.scale, self.valid = rest
         self.steps = spec.w // 2 if spec.pairs else spec.w
@@ -107,19 +109,19 @@ class Ending(NamedTuple):
     bias: Value | None
 
     @classmethod
-    def of(cls, e: Emitter, s: Spec, scale: Value, bias: Value, output: int | Value, lanes: int) -> "Ending":
+    def of(cls, e: Functions, s: Spec, scale: Value, bias: Value, output: int | Value, lanes: int) -> "Ending":
         """That of ``lanes`` outputs from ``output`` on."""
         factor = e.load(e.at(scale, output, F32), vector(F32, lanes), 4) if s.weights == "i8" else None
         shift = widened(e, e.at(bias, output, ITEM[s.inputs]), s.inputs, lanes) if s.bias else None
         return cls(factor, shift)
 
-    def finished(self, e: Emitter, s: Spec, value: Value) -> Value:
+    def finished(self, e: Functions, s: Spec, value: Value) -> Value:
         """Scale, bias and activation, as they are stored."""
         if self.scale is not None:
             value = e.b.fmul(value, self.scale) if self.bias is None else e.fma(value, self.scale, self.bias)
         elif self.bias is not None:
             value = e.b.fadd(value, self.bias)
-        return narrow(e, activate(e, value, s.activation), s.inputs, s.isa.dot_bf16)
+        return narrow(e, ACTIVATIONS[s.activation].registers(e, value), s.inputs, s.isa.dot_bf16)
 
 
 class OutputRow(Row):

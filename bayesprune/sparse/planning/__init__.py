@@ -1,8 +1,5 @@
 """Plans: per weight, the format and kernel that were fastest on the user's shapes."""
 
-from bayesprune.sparse.planning.plan import Choice, Plan
+import lazy_loader
 
-__all__ = [
-    "Choice",
-    "Plan",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,7 +5,6 @@ from itertools import repeat
 
 from torch import Tensor, nn
 
-from bayesprune.sparse.formats import Dense
 from bayesprune.sparse.layers.composite import parts_of
 from bayesprune.sparse.planning.plan import Choice
 from bayesprune.sparse.surgery.composites import Call, composites_for
@@ -36,7 +35,7 @@ def apply(
 ) -> nn.Module:
     """Pack the weights that ``choices`` have packed, in place; returns the net, as ``Surgery`` does."""
     variances = variances or {}
-    packed = {name: choice for name, choice in choices.items() if not isinstance(choice.format, Dense)}
+    packed = {name: choice for name, choice in choices.items() if not choice.format.is_dense}
     net = Surgery(composites=composites_for(net, packed, calls)).apply(net)
     for name, choice in packed.items():
         parts = parts_of(net, name)

@@ -1,13 +1,13 @@
 """Candidates of a plan: each format that a mask fills, with each kernel that takes it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparse.formats import BSR, CSR, Dense, Format, SemiStructured
+from bayesprune.sparse.formats import CSR, Format, SemiStructured
 from bayesprune.sparse.formats.block_shapes import GPU_HEIGHTS, HEIGHTS, block_shapes
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.layers.linear import SparseLinear
@@ -58,11 +58,10 @@ def _layers(piece: Piece, formats: Sequence[Format]) -> dict[str, SparseLinear]:
         if form.refusal(piece.mask) is not None:
             continue
         packed = form.pack(piece.weight, piece.mask)
-        values, shape = packed.values, packed.shape
         if geometry is None:
-            kernels = [k for k in KERNELS.values() if k.takes(values, shape, dtype)]
+            kernels = [k for k in KERNELS.values() if k.takes(packed, dtype)]
         else:
-            kernels = [k for k in KERNELS.values() if k.takes_conv(values, dtype, geometry, shape)]
+            kernels = [k for k in KERNELS.values() if k.takes_conv(packed, dtype, geometry)]
         for kernel in [k for k in kernels if not k.fallback] or kernels:
             layers[f"{form} {kernel.name}"] = packed_layer(piece.layer, packed, kernel.name)
     return layers
@@ -77,9 +76,9 @@ def packed_layers(
     """
     found = [form for piece in pieces for form in formats_of(piece.layer, piece.mask)]
     if bits is not None:
-        found = [replace(form, bits=bits) for form in found if isinstance(form, (BSR, CSR))]
+        found = [form.in_bits(bits) for form in found if form.quantisable]
     formats = [forced] if forced else list(dict.fromkeys(found))
-    each = [_layers(piece, [form for form in formats if not isinstance(form, Dense)]) for piece in pieces]
+    each = [_layers(piece, [form for form in formats if not form.is_dense]) for piece in pieces]
     return {label: [layers[label] for layers in each] for label in each[0] if all(label in layers for layers in each)}
 
 

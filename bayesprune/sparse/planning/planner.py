@@ -9,14 +9,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparse.formats import CSR, Dense, Format, SemiStructured
+from bayesprune.sparse.formats import Dense, Format
 from bayesprune.sparse.formats.quantised import Bits, held_in
 from bayesprune.sparse.layers.composite import parts_of
 from bayesprune.sparse.planning.apply import apply, pieces
 from bayesprune.sparse.planning.candidates import Piece, formats_of, packed_layers, runner
-from bayesprune.sparse.planning.plan import Choice, Plan
+from bayesprune.sparse.planning.plan import Choice, Plan, Whole, against, mask_hash
 from bayesprune.sparse.surgery.composites import Call, calls_on, composite_of, composites_for, refusals, shell
 from bayesprune.sparse.surgery.eligibility import conv_geometry, observe, obstacle
+from bayesprune.sparse.surgery.feed_forward import fuse_activation
+from bayesprune.sparse.surgery.fuse import followings
 from bayesprune.sparse.surgery.masked import masked_copy
 from bayesprune.sparse.surgery.surgery import Surgery
 from bayesprune.sparse.timing.cache import named, timed
@@ -96,10 +98,6 @@ def left_bits(bits: Bits, before: Mapping[str, Iterable[str]], after: Mapping[st
     return {now: width for name, width in bits.items() for now in before.get(name, (name,)) if now in after}
 
 
-def _times(ratio: float) -> str:
-    return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.0f}×"
-
-
 def _timed_choice(
     name: str,
     parameter: Tensor,
@@ -116,53 +114,41 @@ def _timed_choice(
     with torch.no_grad():
         about = *(piece.layer for piece in made_of), parameter, *inputs, mask
         seconds, day = timed(runners, about=about, device=parameter.device, cached=cached)
-    measured = f"measured {day}" if day else "measured"
     ratios = {label: seconds["dense"] / seconds[label] for label in layers}
     best = max(ratios, key=ratios.__getitem__, default="dense")
     called = made_of[0].called
-    if conv_geometry(made_of[0].layer) is None:
-        tokens = called[:-1].numel()
-        at = f"at {tokens} token{'s' * (tokens != 1)}"
-    else:
-        tokens = called[:-3].numel()
-        at = f"at {tokens} image{'s' * (tokens != 1)} of {called[-2]}×{called[-1]}"
-    if forced or ratios.get(best, 0) >= _MARGIN:
-        kept = int(mask.count_nonzero()) / mask.numel()
-        reason = "dense: asked for"
-        if best in ratios:
-            share = f"{ratios[best] * kept:.0%} of the ideal"
-            reason = f"{best}: {_times(ratios[best])} dense {at}, {measured}, {share}"
-    else:
-        reason = f"dense: fastest {at}, {measured} ({best}: {_times(ratios[best])})"
-        best = "dense"
-    if forced and best in ratios:
-        stored, kept = sum(layer.values.numel() for layer in layers[best]), int(mask.count_nonzero())
-        reason += ", asked for" + (f", storing {stored / kept:.1f}× what the mask keeps" if stored > kept > 0 else "")
-        if ratios[best] < 1:
-            warnings.warn(
-                f"{name}: {forced} was asked for and is slower than dense: {seconds[best] * 1e6:.0f} µs against "
-                f"{seconds['dense'] * 1e6:.0f} µs {at}",
-                stacklevel=4,
-            )
-    packed = layers.get(best, [])
-    return Choice(
+    image = None if conv_geometry(made_of[0].layer) is None else (called[-2], called[-1])
+    chosen = forced is not None or ratios.get(best, 0) >= _MARGIN
+    packed = layers.get(best, []) if chosen else []
+    choice = Choice(
         name=name,
         shape=tuple(parameter.shape),
         kept=int(mask.count_nonzero()),
         format=packed[0].format if packed else Dense(),
         kernel=packed[0].kernel if packed else "",
-        reason=reason,
-        tokens=tokens,
+        tokens=called[: -1 if image is None else -3].numel(),
         seconds=seconds,
         nbytes=sum(layer.sparse_weight.nbytes for layer in packed) if packed else parameter.nbytes,
         dense_nbytes=parameter.nbytes,
+        mask=mask_hash(mask),
+        image=image,
+        measured=day,
+        forced=forced,
+        stored=sum(layer.values.numel() for layer in layers.get(best, [])),
     )
+    if forced and ratios.get(best, 1) < 1:
+        warnings.warn(
+            f"{name}: {forced} was asked for and is slower than dense: {seconds[best] * 1e6:.0f} µs against "
+            f"{seconds['dense'] * 1e6:.0f} µs {choice.at}",
+            stacklevel=4,
+        )
+    return choice
 
 
 def _why_dense(made_of: Sequence[Piece], mask: Tensor, forced: Format | None) -> str | None:
     """Why there is nothing to time for a weight that could run packed; None where there is."""
     layer = made_of[0].layer
-    if conv_geometry(layer) is not None and isinstance(forced, CSR | SemiStructured):
+    if conv_geometry(layer) is not None and forced is not None and not forced.convolves and not forced.is_dense:
         return f"{type(layer).__name__} has no sparse kernel for {type(forced).__name__}"
     refused = filter(None, (forced.refusal(piece.mask) for piece in made_of)) if forced else iter(())
     if (why := next(refused, None)) is not None:
@@ -186,7 +172,7 @@ def _settled(
     settled, wholes = dict(choices), dict[str, dict[str, Choice]]()
     for name, choice in choices.items():
         path = composite_of(net, name, calls)
-        if path is not None and not isinstance(choice.format, Dense):
+        if path is not None and not choice.format.is_dense:
             wholes.setdefault(path, {})[name] = choice
     for path, inside in wholes.items():
         call, dense = calls[path], net.get_submodule(path)
@@ -197,23 +183,37 @@ def _settled(
             about = dense, packed, *call.given, *(masks[name] for name in inside)
             device = net.get_parameter(next(iter(inside))).device
             seconds, _ = timed(runners, about=about, device=device, cached=cached)
-        ratio, kind = seconds["dense"] / seconds["packed"], type(dense).__name__
-        against = f"{seconds['packed'] * 1e6:,.0f} µs against {seconds['dense'] * 1e6:,.0f} µs"
+        whole = Whole(type(dense).__name__, seconds["dense"], seconds["packed"])
         asked = any(name in forced for name in inside)
-        if asked and ratio < 1:
+        if asked and whole.ratio < 1:
             where = f" {path!r}" if path else ""
             warnings.warn(
-                f"{kind}{where}, as a whole, is slower than dense with the formats asked for: {against}", stacklevel=4
+                f"{whole.kind}{where}, as a whole, is slower than dense with the formats asked for: "
+                f"{against(whole.packed, whole.dense)}",
+                stacklevel=4,
             )
         for name, choice in inside.items():
-            told = f"{kind} as a whole: {_times(ratio)} dense"
-            if asked or ratio >= _MARGIN:
-                settled[name] = replace(choice, reason=f"{choice.reason}; {told}")
-            else:
-                reason = f"masked dense: {told}, {against} ({choice.reason})"
-                back = replace(choice, format=Dense(), kernel="", nbytes=choice.dense_nbytes)
-                settled[name] = replace(back, reason=reason)
+            settled[name] = replace(choice, whole=whole)
+            if not asked and whole.ratio < _MARGIN:
+                settled[name] = replace(settled[name], format=Dense(), kernel="", nbytes=choice.dense_nbytes)
     return settled
+
+
+def _with_what_follows(
+    opened: nn.Module, choices: Mapping[str, Choice], parts: Mapping[str, Sequence[str]], example: object
+) -> dict[str, Choice]:
+    """``choices``, each with what follows its packed layer and will be worked out in it, and why no more is."""
+    packed = {name: choice for name, choice in choices.items() if not choice.format.is_dense}
+    paths = {name: [part.rpartition(".")[0] for part in parts[name]] for name in packed}
+    found = followings(opened, {path: packed[name].kernel for name, own in paths.items() for path in own}, example)
+    told = dict(choices)
+    for name, own in paths.items():
+        blocks = [path for path in own if fuse_activation(opened, path, packed[name].kernel)]
+        fused = [at for path in own if path in found for at in found[path].paths]
+        fused += [f"{path.rpartition('.')[0]}.activation".removeprefix(".") for path in blocks]
+        why = (found[path].why_not for path in own if path in found and path not in blocks)
+        told[name] = replace(packed[name], fused=tuple(fused), unfused="; ".join(dict.fromkeys(filter(None, why))))
+    return told
 
 
 def make_plan(
@@ -244,13 +244,16 @@ def make_plan(
             here = mask.to(parameter.device)
             choices[name] = _timed_choice(name, parameter, here, made_of, asked, widths[name], cached)
             continue
-        reason = f"masked dense: {why}" + ("" if asked in (None, Dense()) else f"; {asked} was asked for")
-        same = tuple(parameter.shape), int(mask.count_nonzero()), Dense(), ""
-        choices[name] = Choice(name, *same, reason, 0, {}, parameter.nbytes, parameter.nbytes)
+        choices[name] = Choice(
+            *(name, tuple(parameter.shape), int(mask.count_nonzero()), Dense(), "", 0, {}),
+            *(parameter.nbytes, parameter.nbytes, mask_hash(mask), why),
+            forced=asked,
+        )
     choices = _settled(net, choices, masks, calls, forced, cached)
+    choices = _with_what_follows(opened, choices, parts, example)
     for glob, wanted in (formats or {}).items():
         hit = [choices[name] for name in forced_formats(masks, {glob: wanted})]
-        if not isinstance(wanted, Dense) and not any(choice.seconds for choice in hit):
+        if not wanted.is_dense and not any(choice.seconds for choice in hit):
             warnings.warn(
                 f"formats[{glob!r}]: no weight that it matches can run as {wanted}: {hit[0].reason}", stacklevel=3
             )

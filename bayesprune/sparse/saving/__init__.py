@@ -1,6 +1,5 @@
 """One file format: safetensors with a JSON manifest, or a compressed file, written whole and read with care."""
 
-from bayesprune.sparse.saving.compressed import Compressed, compressed
-from bayesprune.sparse.saving.file import FileError, load, nbytes, save
+import lazy_loader
 
-__all__ = ["Compressed", "FileError", "compressed", "load", "nbytes", "save"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -28,15 +28,12 @@ from bayesprune.sparse.saving.description import (
     unique_tensors,
 )
 from bayesprune.sparse.saving.manifest import FileError, Manifest, TensorEntry, sha256
-from bayesprune.sparse.saving.rebuild import CannotRebuildError, build
+from bayesprune.sparse.saving.rebuild import TRIPPED, CannotRebuildError, build
 from bayesprune.sparse.saving.storage import Stored, restore, store
 from bayesprune.sparse.surgery.eligibility import conv_geometry
 from bayesprune.sparse.surgery.surgery import Surgery
 
 __all__ = ["FileError", "load", "nbytes", "save"]
-
-# What a manifest trips over that was forged with its checksum: torch's own modules check little of what they are given.
-_FORGED = (AttributeError, LookupError, NotImplementedError, OverflowError, RecursionError, RuntimeError, TypeError)
 
 
 def nbytes(net: nn.Module, *, stored: bool = False) -> int:
@@ -121,7 +118,8 @@ def save(
         entries[name] = TensorEntry(kind, *like, x.requires_grad, is_channels_last(x))
     sums = {name: (str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)) for name, x in buffers.items()}
     metadata = manifest_of(sparse, entries, ties, sums).write()
-    replace_file(target, lambda fresh: safetensors.torch.save_file(buffers, fresh, metadata))
+    data = safetensors.torch.save(buffers, metadata)  # its save_file renames over devices, and has errors of its own
+    replace_file(target, lambda fresh: fresh.write_bytes(data))
 
 
 def _read(data: bytes) -> tuple[Manifest, dict[str, Tensor]]:
@@ -134,7 +132,7 @@ def _read(data: bytes) -> tuple[Manifest, dict[str, Tensor]]:
         manifest = Manifest.read(metadata)
     except FileError:
         raise
-    except Exception as error:  # safetensors, JSON and unicode have an error each
+    except (safetensors.SafetensorError, ValueError, AttributeError, RecursionError) as error:
         raise FileError(f"not a whole safetensors file: {error}") from error
     manifest.check_buffers(tensors)
     return manifest, tensors
@@ -216,7 +214,7 @@ def _weights(manifest: Manifest, tensors: Mapping[str, Tensor]) -> dict[str, Spa
     weights = {}
     for path, layer in manifest.surgery.packed.items():
         prefix = f"{path}." if path else ""
-        wanted = ("values", "crow", "col", *(("scale",) if getattr(layer.format, "bits", None) else ()))
+        wanted = layer.format.buffers
         missing = [name for name in wanted if prefix + name not in tensors]
         if missing:
             raise FileError(f"the packed layer {path!r} lacks {', '.join(missing)}")
@@ -307,6 +305,6 @@ def load(path: str | PathLike[str], net: nn.Module | None = None) -> nn.Module:
         raise FileError(str(error)) from error
     except ValueError as error:
         raise FileError(f"the file does not fit the net: {error}") from error
-    except _FORGED as error:
+    except TRIPPED as error:  # a manifest that was forged with its checksum
         raise FileError(f"the file does not fit the net: {type(error).__name__}: {error}") from error
     return target.eval()

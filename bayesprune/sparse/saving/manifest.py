@@ -10,8 +10,8 @@ import msgspec
 import torch
 from torch import Tensor
 
-from bayesprune.sparse.formats import FORMATS
-from bayesprune.sparse.kernels.base import ACTIVATIONS
+from bayesprune.sparse.activations import ACTIVATIONS
+from bayesprune.sparse.formats import format_of
 from bayesprune.sparse.layers.sizes import SizeChange
 from bayesprune.sparse.saving.storage import DTYPES
 from bayesprune.sparse.surgery.surgery import PackedLayer, Surgery
@@ -70,17 +70,13 @@ class _Layer(msgspec.Struct):
 
     def read(self, where: str) -> PackedLayer:
         name, *sizes = self.format
-        if name not in FORMATS:
-            raise FileError(
-                f"{where} is packed as {name!r}; this version knows {', '.join(FORMATS)}: upgrade bayesprune"
-            )
         if self.activation not in ACTIVATIONS:
             raise FileError(
                 f"{where} has the activation {self.activation!r}, which this version does not know: upgrade"
             )
         try:
-            form = FORMATS[str(name)](*sizes)
-        except (TypeError, ValueError) as error:
+            form = format_of(str(name), sizes)
+        except ValueError as error:
             raise FileError(f"the manifest is malformed: {where}: {error}") from error
         return PackedLayer(form, self.kernel, self.shape, self.activation)
 

@@ -6,16 +6,22 @@ import warnings
 from collections.abc import Callable, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from bayesprune.sparse.activations import ACTIVATIONS, activation_in
 from bayesprune.sparse.layers.composite import Composite
 from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.layers.linear import SparseLinear
 from bayesprune.sparse.layers.sizes import full
 from bayesprune.sparse.surgery.surgery import Surgery
 
-__all__ = ["CannotRebuildError", "build", "describe"]
+__all__ = ["TRIPPED", "CannotRebuildError", "build", "describe"]
+
+# What torch's own modules trip over where they were altered, or are given arguments that were forged: they check few.
+TRIPPED = (
+    *(AttributeError, LookupError, NotImplementedError, OverflowError, RecursionError, RuntimeError),
+    *(TypeError, ValueError),
+)
 
 Node = dict[str, object]
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -48,9 +54,11 @@ def _attention(m: nn.MultiheadAttention) -> Node:
 
 
 def _transformer_layer(m: nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) -> Node:
-    activation = {F.relu: "relu", F.gelu: "gelu"}.get(m.activation) or getattr(m.linear1, "activation", "")
-    if activation not in ("relu", "gelu"):
-        raise CannotRebuildError(f"{type(m).__name__} with an activation other than relu and gelu")
+    known = activation_in(m.activation)
+    activation = known.name if known else getattr(m.linear1, "activation", "")
+    if not activation:
+        names = ", ".join(filter(None, ACTIVATIONS))
+        raise CannotRebuildError(f"{type(m).__name__} with an activation other than {names}")
     return {
         "d_model": m.self_attn.embed_dim,
         "nhead": full(m.self_attn, "num_heads"),
@@ -78,6 +86,7 @@ def _stack(m: nn.TransformerEncoder | nn.TransformerDecoder) -> Node:
     return args
 
 
+_FEEDS_FORWARD = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.Transformer)
 _ARGUMENTS: Mapping[type[nn.Module], Callable[..., Node]] = {
     **dict.fromkeys((nn.RNN, nn.LSTM, nn.GRU), _rnn),
     **dict.fromkeys((nn.TransformerEncoderLayer, nn.TransformerDecoderLayer), _transformer_layer),
@@ -151,7 +160,10 @@ def _build(node: Mapping[str, object], depth: int, most: int) -> nn.Module:
         return built
     if any("layers" in key and isinstance(value, int) and value > most for key, value in args.items()):
         raise CannotRebuildError(f"{name} claims more than {most} layers, which is more than the file has tensors")
-    return kind(**{key: _value(value, depth + 1, most) for key, value in args.items()})
+    made = {key: _value(value, depth + 1, most) for key, value in args.items()}
+    if kind in _FEEDS_FORWARD and made.get("activation") in ACTIVATIONS:
+        made["activation"] = ACTIVATIONS[str(made["activation"])].function  # torch's constructors know two by name
+    return kind(**made)
 
 
 def build(node: Mapping[str, object], most_layers: int = 10_000) -> nn.Module:
@@ -169,7 +181,7 @@ def build(node: Mapping[str, object], most_layers: int = 10_000) -> nn.Module:
             return _build(node, 0, most_layers).eval()
     except CannotRebuildError:
         raise
-    except Exception as error:
+    except (*TRIPPED, AssertionError) as error:  # torch asserts what it wants of arguments
         raise CannotRebuildError(f"the description of the net does not build: {error}") from error
 
 
@@ -221,8 +233,9 @@ def describe(net: nn.Module) -> Node:
         difference = _difference(net, again)
     except CannotRebuildError:
         raise
-    except Exception as error:  # what the reading of a module trips over, where it was altered
-        raise CannotRebuildError(f"{type(net).__name__}, which cannot be told as JSON: {error}") from error
+    except TRIPPED as error:
+        told = f"{type(error).__name__}: {error}"
+        raise CannotRebuildError(f"{type(net).__name__}, which cannot be told as JSON: {told}") from error
     if difference:
         raise CannotRebuildError(difference)
     return node

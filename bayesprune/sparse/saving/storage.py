@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Shaped
 from torch import Tensor
 
-from bayesprune.sparse.formats import BSR, CSR, SparseWeight
+from bayesprune.sparse.formats import BSR, CSR, Format, SparseWeight
 from bayesprune.sparse.formats.block_shapes import block_shapes
 
 __all__ = ["DTYPES", "Stored", "restore", "store"]
@@ -58,14 +58,14 @@ def _narrow(index: Tensor) -> Tensor:
     return index.to(_index_dtype(int(index.max()) if index.numel() else 0))
 
 
-def _compressed_bytes(form: CSR | BSR, there: Tensor, itemsize: int) -> int:
+def _compressed_bytes(form: Format, there: Tensor, itemsize: int) -> int:
     """The bytes that :func:`_packed` will take, without packing."""
-    h, w = (form.h, form.w) if isinstance(form, BSR) else (1, 1)
-    rows = -(-there.shape[0] // h) + 1
+    h, w = form.block or (1, 1)
+    rows, cols = form.grid((there.shape[0], there.shape[1]))
     four = torch.int32.itemsize
-    entries = (form.nbytes(there, itemsize) - rows * four) // (h * w * itemsize + four)
-    column = _index_dtype(-(-there.shape[1] // w) - 1).itemsize
-    return entries * (h * w * itemsize + column) + rows * _index_dtype(entries).itemsize
+    entries = (form.nbytes(there, itemsize) - (rows + 1) * four) // (h * w * itemsize + four)
+    column = _index_dtype(cols - 1).itemsize
+    return entries * (h * w * itemsize + column) + (rows + 1) * _index_dtype(entries).itemsize
 
 
 def store(x: Shaped[Tensor, "..."]) -> Stored:
@@ -100,8 +100,7 @@ def store(x: Shaped[Tensor, "..."]) -> Stored:
     }
     flat, there2d = x.reshape(shape[0], -1), there.reshape(shape[0], -1)
     if kept < x.numel() // 2:
-        forms: list[CSR | BSR] = [CSR(), *block_shapes(there2d)]
-        for form in forms:
+        for form in (CSR(), *block_shapes(there2d)):
             size = _compressed_bytes(form, there2d, x.element_size())
             if x.nbytes <= _MOST_GROWTH * size:
                 sizes[form] = size
@@ -111,9 +110,9 @@ def store(x: Shaped[Tensor, "..."]) -> Stored:
     if best == "bits":
         bits = torch.from_numpy(np.packbits(there.reshape(-1).numpy()))
         return Stored("bits", dtype, shape, None, {"bits": bits, "values": x[there]})
-    assert isinstance(best, CSR | BSR)
+    assert isinstance(best, Format)
     packed = best.pack(flat, there2d)
-    block = (best.h, best.w) if isinstance(best, BSR) else None
+    block = best.block
     parts = {"values": packed.values, "crow": _narrow(packed.crow), "col": _narrow(packed.col)}
     return Stored("bsr" if block else "csr", dtype, shape, block, parts)
 

@@ -1,18 +1,15 @@
 """Fuse the activation between the two linear layers of torch's transformer layers."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bayesprune.sparse.activations import ACTIVATIONS, activation_in
 from bayesprune.sparse.kernels import KERNELS
 
 __all__ = ["fuse_activation", "remove_activation", "restore_activation"]
 
 Block = nn.TransformerEncoderLayer | nn.TransformerDecoderLayer
-_NAMES: Mapping[object, str] = MappingProxyType({F.relu: "relu", F.gelu: "gelu"})
 
 
 def _passed_on(x: Tensor) -> Tensor:
@@ -30,7 +27,8 @@ def _block(net: nn.Module, path: str) -> Block | None:
 def fuse_activation(net: nn.Module, path: str, kernel: str) -> str:
     """The activation after the layer ``path`` that ``kernel`` can work out in it; empty where there is none."""
     block = _block(net, path)
-    return "" if block is None or not KERNELS[kernel].fuses else _NAMES.get(block.activation, "")
+    activation = None if block is None or not KERNELS[kernel].fuses else activation_in(block.activation)
+    return activation.name if activation else ""
 
 
 def remove_activation(net: nn.Module, path: str) -> None:
@@ -45,5 +43,5 @@ def restore_activation(net: nn.Module, path: str, activation: str) -> bool:
     block = _block(net, path)
     if block is None or block.activation is not _passed_on:
         return False
-    block.activation = F.relu if activation == "relu" else F.gelu
+    block.activation = ACTIVATIONS[activation].function
     return True

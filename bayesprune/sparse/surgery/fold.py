@@ -1,34 +1,29 @@
 """Batch-norm folding: scale and shift per output worked into the packed layer before it."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bayesprune.sparse.buffers.unpack import rows_of
 from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.layers.linear import SparseLinear
 
-__all__ = ["BatchNorm", "fold", "folds"]
+__all__ = ["BatchNorm", "cannot_fold", "fold"]
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
-def folds(layer: SparseLinear, norm: BatchNorm) -> bool:
-    """Whether ``norm`` can be worked into the layer before it; where that is a linear one, it has to make matrices."""
-    kind = nn.BatchNorm2d if isinstance(layer, SparseConv2d) else nn.BatchNorm1d
-    if type(norm) is not kind or norm.running_mean is None or norm.running_var is None or norm.training:
-        return False
-    return norm.num_features == layer.out_features
+def cannot_fold(layer: nn.Module, norm: BatchNorm) -> str | None:
+    """Why ``norm`` cannot be worked into the layer before it; None where it can, a linear one's results being rows."""
+    kind = nn.BatchNorm2d if isinstance(layer, SparseConv2d | nn.Conv2d) else nn.BatchNorm1d
+    if type(norm) is not kind:
+        return f"is no {kind.__name__}"
+    if norm.training or norm.running_mean is None or norm.running_var is None:
+        return "takes statistics over the batch"
+    return None
 
 
 def _by_row(factor: Tensor, layer: SparseLinear) -> Tensor:
     """``factor``, one number an output, where each of the layer's values has it."""
-    if layer.values.dim() == 2:
-        return factor[:, None]
-    height = layer.values.shape[2] if layer.values.dim() == 3 else 1
-    count = layer.crow.numel() - 1
-    each = F.pad(factor, (0, count * height - factor.numel())).view(count, height)[rows_of(layer.crow, layer.col)]
-    return each[:, None] if layer.values.dim() == 3 else each[:, 0]
+    return layer.format.gather(factor[:, None].expand(-1, layer.in_features), layer.crow, layer.col)
 
 
 def fold(layer: SparseLinear, norm: BatchNorm) -> None:

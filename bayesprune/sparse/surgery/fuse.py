@@ -1,5 +1,6 @@
 """Fusion of batch normalisation and activations into the packed layer before them."""
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,36 +8,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bayesprune.sparse.activations import activation_of
 from bayesprune.sparse.checks import call
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.layers.composite import hooked
-from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.layers.linear import SparseLinear
+from bayesprune.sparse.surgery.composites import above
 from bayesprune.sparse.surgery.eligibility import observe
-from bayesprune.sparse.surgery.fold import BatchNorm, fold, folds
+from bayesprune.sparse.surgery.fold import BatchNorm, cannot_fold, fold
 from bayesprune.sparse.surgery.followers import followers
 from bayesprune.sparse.surgery.replace import put
 
-__all__ = ["fuse", "identities_in", "replace_by_identity"]
+__all__ = ["Following", "followings", "fuse", "identities_in", "replace_by_identity"]
 
 
 @dataclass(frozen=True)
-class _Follow:
-    """What a packed layer can take in: a batch normalisation, an activation or both, and where they stand."""
+class Following:
+    """What follows a packed layer and is worked out in it.
 
-    layer: SparseLinear
-    norm: BatchNorm | None
-    activation: str
-    paths: tuple[str, ...]
+    Args:
+        norm: the path of a batch normalisation, or empty.
+        activation: the name that kernels know an activation by, or empty.
+        paths: where these stand.
+        why_not: why no more of what follows is.
+    """
 
-
-def _activation(module: nn.Module) -> str:
-    """The name that kernels know the activation by; empty for any other module."""
-    if type(module) is nn.ReLU:
-        return "relu"
-    if type(module) is nn.GELU:
-        return "gelu" if module.approximate == "none" else "gelu_tanh"
-    return ""
+    norm: str = ""
+    activation: str = ""
+    paths: tuple[str, ...] = ()
+    why_not: str = ""
 
 
 def _close(a: object, b: object) -> bool:
@@ -54,70 +54,131 @@ def _close(a: object, b: object) -> bool:
     return type(a) is type(b)
 
 
-def _follows(net: nn.Module, example: object) -> list[_Follow]:
+def followings(net: nn.Module, layers: Mapping[str, str], example: object) -> dict[str, Following]:
+    """What of that which follows each of the linear layers and convolutions ``layers`` can be worked out in it.
+
+    Args:
+        net: in eval mode; it is left as it is.
+        layers: by path the kernel that each will run by, or runs by.
+        example: an input batch, or a tuple or dict of arguments.
+
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    >>> followings(net, {"0": "native", "2": "native"}, torch.ones(1, 2))["0"]
+    Following(norm='', activation='relu', paths=('1',), why_not='')
+    """
     times = Counter(id(m) for _, m in net.named_modules(remove_duplicate=False))
-    packed = {path: m for path, m in net.named_modules() if isinstance(m, SparseLinear) and path}
-    pairs = followers(net) if packed else {}
+    layers = {path: kernel for path, kernel in layers.items() if path}
+    pairs, untraced = followers(net, layers) if layers else ({}, {})
     matrices = {path for path in pairs.values() if type(net.get_submodule(path)) is nn.BatchNorm1d}
     shapes = observe(net, example, matrices) if matrices else {}
 
-    def taker(path: str) -> tuple[str, nn.Module]:
-        """What alone takes the result of ``path``, past each ``nn.Identity``, and its path; else the net itself."""
+    def taker(path: str) -> str:
+        """What alone takes the result of ``path``, past each ``nn.Identity``; empty where nothing does."""
         path = pairs.get(path, "")
         while path and type(net.get_submodule(path)) is nn.Identity:
             path = pairs.get(path, "")
-        after = net.get_submodule(path)
-        return (path, after) if times[id(after)] == 1 and not hooked(after) else ("", net)
+        return path
 
-    found = []
-    for path, layer in packed.items():
-        if hooked(layer) or layer.activation or times[id(layer)] > 1:
+    def why_closed(path: str, at: str) -> str | None:
+        after = net.get_submodule(at)
+        if not at:
+            where = next((p for p in reversed(above(path)) if p in untraced), None)
+            told = "" if where is None else f"; {where or 'the net'} cannot be traced ({untraced[where]})"
+            return f"no module alone takes its result{told}"
+        named = f"{type(after).__name__} {at!r}"
+        if times[id(after)] > 1:
+            return f"{named} stands in several places"
+        return f"{named} carries hooks" if hooked(after) else None
+
+    found = {}
+    for path, kernel in layers.items():
+        layer, norm, activation, paths = net.get_submodule(path), "", "", list[str]()
+        if hooked(layer) or times[id(layer)] > 1 or (isinstance(layer, SparseLinear) and layer.activation):
+            found[path] = Following(why_not="it stands in several places, carries hooks or has an activation already")
             continue
-        at, after = taker(path)
-        norm, activation, paths = None, "", []
-        by_output = isinstance(layer, SparseConv2d) or len(shapes.get(at, ())) == 2
-        if isinstance(after, BatchNorm) and by_output and folds(layer, after):
-            norm, paths = after, [at]
-            at, after = taker(at)
-        if _activation(after) and KERNELS[layer.kernel].fuses:
-            activation, paths = _activation(after), [*paths, at]
-        if paths:
-            found.append(_Follow(layer, norm, activation, tuple(paths)))
+        at = taker(path)
+        why = why_closed(path, at)
+        after = net.get_submodule(at)
+        if why is None and isinstance(after, BatchNorm):
+            refused = cannot_fold(layer, after)
+            if refused is None and type(after) is nn.BatchNorm1d and len(shapes.get(at, ())) != 2:
+                refused = "takes more than rows"
+            if refused is None:
+                norm, paths = at, [at]
+                at = taker(at)
+                why, after = why_closed(path, at), net.get_submodule(at)
+            else:
+                why = f"{type(after).__name__} {at!r} {refused}"
+        if why is None:
+            named, taken = f"{type(after).__name__} {at!r}", activation_of(after)
+            if taken is None:
+                why = f"{named} is no activation that a kernel works out"
+            elif not KERNELS[kernel].fuses:
+                why = f"the kernel {kernel!r} works out no activation"
+            else:
+                activation = taken.name
+                paths.append(at)
+        found[path] = Following(norm, activation, tuple(paths), why or "")
     return found
 
 
 def fuse(net: nn.Module, example: object) -> list[str]:
-    """Work what follows each packed layer out in it, in place: batch normalisation, and then a ReLU or GELU.
+    """Work what follows each packed layer out in it, in place: batch normalisation, and then an activation.
 
     Where the layer's result goes nowhere else, as the net's trace tells; an ``nn.Identity`` takes each one's place. A
     net that does what no trace sees would compute something else then: outputs on ``example`` are compared, and where
-    they differ all stays as it was.
+    they differ each layer is tried alone, and what changes the results stays as it was, with a warning.
 
     Returns:
         The paths where an ``nn.Identity`` stands now.
     """
-    found = _follows(net, example)
+    layers = {path: m for path, m in net.named_modules() if isinstance(m, SparseLinear)}
+    all_of_them = followings(net, {path: layer.kernel for path, layer in layers.items()}, example)
+    found = {path: following for path, following in all_of_them.items() if following.paths}
     if not found:
         return []
-    before = [(dict(f.layer._parameters), dict(f.layer._buffers)) for f in found]
-    gone = {path: net.get_submodule(path) for f in found for path in f.paths}
     with torch.no_grad():
         expected = call(net, example)
-        for f in found:
-            if f.norm is not None:
-                fold(f.layer, f.norm)
-            f.layer.activation = f.activation
-        for path in gone:
-            replace_by_identity(net, path)
-        if _close(expected, call(net, example)):
-            return list(gone)
-    for f, (parameters, buffers) in zip(found, before, strict=True):
-        f.layer.activation = ""
-        f.layer._parameters.update(parameters)
-        f.layer._buffers.update(buffers)
-    for path, module in gone.items():
-        put(net, path, module)
-    return []
+        if _try(net, found, example, expected) is None:
+            return [at for following in found.values() for at in following.paths]
+        gone: list[str] = []
+        for path, following in found.items():
+            why = _try(net, {path: following}, example, expected)
+            if why is None:
+                gone += following.paths
+            else:
+                stays = " and ".join(f"{type(net.get_submodule(at)).__name__} {at!r}" for at in following.paths)
+                warnings.warn(f"{stays} cannot be worked out in {path!r} before it and stays: {why}", stacklevel=3)
+    return gone
+
+
+def _try(net: nn.Module, found: Mapping[str, Following], example: object, expected: object) -> str | None:
+    """Work ``found`` out in place; where results are others then, put all back and say why."""
+    before: list[tuple[SparseLinear, dict[str, nn.Parameter | None], dict[str, Tensor | None], Tensor | None]] = []
+    gone = {at: net.get_submodule(at) for following in found.values() for at in following.paths}
+    for path, following in found.items():
+        layer = net.get_submodule(path)
+        assert isinstance(layer, SparseLinear)
+        before.append((layer, dict(layer._parameters), dict(layer._buffers), layer.output_scale))
+        if following.norm:
+            norm = gone[following.norm]
+            assert isinstance(norm, BatchNorm)
+            fold(layer, norm)
+        layer.activation = following.activation
+    for at in gone:
+        replace_by_identity(net, at)
+    try:
+        why = None if _close(expected, call(net, example)) else "the results on the example would be others"
+    except Exception as error:  # whatever a forward of the user's raises where it reads what is gone
+        why = f"{type(error).__name__}: {error}"
+    if why is not None:
+        for layer, parameters, buffers, scale in before:
+            layer.activation, layer.output_scale = "", scale
+            layer._parameters.update(parameters)
+            layer._buffers.update(buffers)
+        for at, module in gone.items():
+            put(net, at, module)
+    return why
 
 
 def identities_in(net: nn.Module) -> list[str]:
@@ -135,6 +196,6 @@ def replace_by_identity(net: nn.Module, path: str) -> None:
         module = net.get_submodule(path)
     except AttributeError:
         raise ValueError(f"there is no module {path!r}") from None
-    if not _activation(module) and type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.Identity):
+    if activation_of(module) is None and type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.Identity):
         raise ValueError(f"{path!r} is {type(module).__name__}, which no packed layer takes in")
     put(net, path, nn.Identity().train(module.training))

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-import torch.nn.functional as F
 from torch import nn
 
+from bayesprune.sparse.activations import ACTIVATIONS, activation_in, activation_of
 from bayesprune.sparse.formats import Format, SparseWeight
 from bayesprune.sparse.layers.composite import Composite
 from bayesprune.sparse.layers.conv import SparseConv2d
@@ -19,8 +19,6 @@ from bayesprune.sparse.surgery.fuse import identities_in, replace_by_identity
 from bayesprune.sparse.surgery.replace import put, replace
 
 __all__ = ["PackedLayer", "Surgery"]
-
-_FAST: Mapping[object, int] = MappingProxyType({F.relu: 1, nn.ReLU: 1, F.gelu: 2, nn.GELU: 2})
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,7 @@ class Surgery:
             made = _dense(layer)
             net = put(net, path, made)
             if layer.activation and not restore_activation(net, path, layer.activation):
-                after = {"relu": nn.ReLU(), "gelu": nn.GELU(), "gelu_tanh": nn.GELU("tanh")}[layer.activation]
-                net = put(net, path, nn.Sequential(made, after))
+                net = put(net, path, nn.Sequential(made, ACTIVATIONS[layer.activation].layer()))
         for path in self.composites:
             module = net.get_submodule(path)
             smaller = any(at == path or at.startswith(f"{path}." if path else "") for at in self.sizes)
@@ -167,8 +164,8 @@ def _set_fast_paths(net: nn.Module, inside: Iterable[str], *, on: bool) -> None:
     around = [net.get_submodule(path) for path in dict.fromkeys(p for at in inside for p in reversed(above(at)))]
     for module in around:
         if type(module) is nn.TransformerEncoderLayer:
-            known = (_FAST.get(kind) for kind in (module.activation, type(module.activation)))
-            module.activation_relu_or_gelu = (on and next(filter(None, known), 0)) or 0
+            activation = (activation_in(module.activation) or activation_of(module.activation)) if on else None
+            module.activation_relu_or_gelu = activation.fast_path if activation else 0
     for module in around:
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = on and _has_nested(module)

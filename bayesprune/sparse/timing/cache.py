@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import bayesprune
-from bayesprune.sparse.disk import cache_folder, keep
+from bayesprune._files import cache_folder, keep
 from bayesprune.sparse.timing.interleaved import time_interleaved
 
 __all__ = ["fingerprint", "named", "processor", "timed"]

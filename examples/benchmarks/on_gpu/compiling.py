@@ -19,7 +19,7 @@ def compile_cells(cells: list[dict[str, Any]], device: str) -> int:
     For a process that does nothing else: launching compiles from then on. Of tensors, only what Triton compiles for
     counts (dtypes, sizes, addresses), so that nothing is written into them.
     """
-    from bayesprune.sparse.buffers.operands import Operands
+    from bayesprune.sparse.formats import BSR, Operands
     from bayesprune.sparse.gpu import launch, tuning
 
     asked = []
@@ -45,7 +45,7 @@ def compile_cells(cells: list[dict[str, Any]], device: str) -> int:
         values = torch.empty(blocks, w, h, dtype=dtype, device=device)
         crow, col = (torch.empty(n, dtype=torch.int32, device=device) for n in (rows + 1, blocks))
         x = torch.empty(tokens, into, dtype=dtype, device=device)
-        launch.linear(x, Operands(values, crow, col, None, None, (out, into), ""))
+        launch.linear(x, Operands(values, crow, col, None, None, (out, into), "", BSR(h, w)))
     return len(asked)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from bayesprune.sparse import BSR, SparseLinear
 from bayesprune.sparse.bench.products import Setting, random_mask
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.kernels.ops import bsr_linear
+from bayesprune.sparse.kernels.ops import sparse_linear
 from on_gpu.clock import Clock, Way, failure
 from on_gpu.layers import KERNEL
 from on_gpu.results import Results
@@ -48,13 +48,13 @@ def _ways(cell: dict[str, Any], clock: Clock) -> dict[str, Callable[[], Way]]:
     packed = setting.form.pack(weight, random_mask(setting).to(clock.device))
     layer, kernel = SparseLinear(packed, None, KERNEL), KERNELS[KERNEL]
     dense = nn.Linear(size, size, bias=False, device=clock.device, dtype=dtype)
-    arguments = (layer.values, layer.crow, layer.col, None, None, size, size, KERNEL, "")
+    arguments = (layer.values, layer.crow, layer.col, None, None, size, size, str(packed.format), KERNEL, "")
     return {  # what makes each ready
         "layer(x)": lambda: partial(layer, x),
         "layer.forward(x)": lambda: partial(layer.forward, x),
         "the kernel, called directly": lambda: partial(kernel.run_fused, x, layer._operands()),
         "the result's memory": lambda: partial(x.new_empty, (cell["tokens"], size)),
-        "the custom op": lambda: partial(bsr_linear, x, *arguments),
+        "the custom op": lambda: partial(sparse_linear, x, *arguments),
         "replay of a graph": lambda: clock.captured(partial(layer, x)),
         "nn.Linear": lambda: partial(dense, x),
         "F.linear": lambda: partial(F.linear, x, dense.weight),

@@ -15,7 +15,6 @@ from bayesprune.sparse import BSR, SparseLinear
 from bayesprune.sparse.bench.products import Setting, random_mask
 from bayesprune.sparse.formats import SemiStructured
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.kernels.torch_sparse import torch_tensor
 from on_gpu.bounds import Bound, Peaks, Shape, block_bound, dense_bound
 from on_gpu.clock import GRAPH, Clock, Way, failure, largest_error
 from on_gpu.compiling import compile_ahead
@@ -71,15 +70,14 @@ class _Weight:
     def layer(self, name: str) -> SparseLinear:
         """That layer. Raises ``ValueError`` where its kernel does not take it: no other kernel is to be timed."""
         layer = self.layers[name]
-        if not KERNELS[layer.kernel].takes(layer.values, layer.sparse_weight.shape, self.dtype):
+        if not KERNELS[layer.kernel].takes(layer.sparse_weight, self.dtype):
             raise ValueError(f"the kernel {layer.kernel!r} does not take this weight here")
         return layer
 
     @cached_property
     def torch_bsr(self) -> Tensor:
         """torch's own tensor, made beforehand."""
-        packed = self.layers["ours"].sparse_weight
-        return torch_tensor(packed.values.detach(), packed.crow, packed.col, packed.shape)
+        return self.layers["ours"].sparse_weight.to_torch()
 
 
 def _ways(weight: _Weight, cell: dict[str, Any], x: Tensor, clock: Clock) -> Iterator[tuple[str, Callable[[], Way]]]:

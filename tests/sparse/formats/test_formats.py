@@ -91,7 +91,9 @@ def test_damaged_indices_are_refused(changes, message):
 
 def test_torch_kernel_takes_only_what_torch_can():
     kernel = TorchSparse()
-    assert kernel.supports(torch.ones(3), (5, 5))
-    assert not kernel.supports(torch.ones(3).bfloat16(), (5, 5))
-    assert not kernel.supports(torch.ones(3, 4, 2), (8, 8))
-    assert not kernel.supports(torch.ones(3, 4, 4), (10, 8))
+    weight, mask = torch.ones(10, 8), torch.ones(10, 8, dtype=torch.bool)
+    assert kernel.supports(CSR().pack(weight, mask))
+    assert kernel.supports(BSR(2, 2).pack(weight, mask))
+    assert not kernel.supports(CSR().pack(weight.bfloat16(), mask))
+    assert not kernel.supports(BSR(2, 4).pack(weight, mask))
+    assert not kernel.supports(BSR(4, 4).pack(weight, mask))

@@ -79,11 +79,12 @@ def test_opcheck():
     values, index = packed.values.requires_grad_(), (packed.crow, packed.col)
     x, bias = torch.randn(3, 20, requires_grad=True), torch.randn(12, requires_grad=True)
     ops = torch.ops.bayesprune
-    arguments = (x, values, *index, bias, None, 12, 20, "reference", "relu")
-    torch.library.opcheck(ops.semi_structured_linear.default, arguments)
+    arguments = (x, values, *index, bias, None, 12, 20, "SemiStructured", "reference", "relu")
+    torch.library.opcheck(ops.sparse_linear.default, arguments)
     x, values, grad = x.detach(), values.detach(), torch.randn(3, 12)
-    torch.library.opcheck(ops.semi_structured_linear_grad_x.default, (grad, values, *index, None, 20, "reference"))
-    torch.library.opcheck(ops.semi_structured_linear_grad_values.default, (grad, x, values, *index, "reference"))
+    named = "SemiStructured", "reference"
+    torch.library.opcheck(ops.sparse_linear_grad_x.default, (grad, values, *index, None, 20, *named))
+    torch.library.opcheck(ops.sparse_linear_grad_values.default, (grad, x, values, *index, *named))
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def test_the_compressed_weight_is_kept_while_it_holds(monkeypatch):
     layer, kept = SparseLinear(packed, None), _Compressed()
 
     def get():
-        return kept.of(layer.values, layer.crow, layer.col, (4, 8))
+        return kept.of(layer.sparse_weight.operands())
 
     first = get()
     assert get() is first and torch.equal(first, packed.dense()) and len(made) == 1

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from bayesprune.sparse.buffers.operands import Operands
+from bayesprune.sparse.activations import ACTIVATIONS
+from bayesprune.sparse.formats import BSR, Operands
 from bayesprune.sparse.gpu.devices import interpreted
 from bayesprune.sparse.gpu.tuning import Config, Problem, candidates, power, shared_memory
-from bayesprune.sparse.kernels.base import ACTIVATIONS
 
 pytest.importorskip("triton")
 if interpreted():
@@ -57,7 +57,7 @@ def call_on_meta(config: Config, problem: Problem, activation: str = "gelu") -> 
     bias = x.new_empty(out)
     scale = bias.float() if problem.values == INT8 else None
     precision = "tf32" if problem.cores else "ieee"
-    call = Call(config, x, Operands(values, index, index, bias, scale, (out, into), activation), precision)
+    call = Call(config, x, Operands(values, index, index, bias, scale, (out, into), activation, BSR(h, w)), precision)
     split = config.split > 1
     y = x.new_empty(tokens, out, dtype=SINGLE if split else problem.x)
     tensors = (x, values, index, index, *((None, None) if split else (bias, scale)), y)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayesprune.sparse.buffers.operands import Operands
+from bayesprune.sparse.formats import BSR, Operands
 from bayesprune.sparse.gpu.devices import interpreted
 
 pytest.importorskip("triton")
@@ -29,7 +29,7 @@ def on_meta(h: int, w: int, dtype: torch.dtype, tokens: int, integers: bool = Fa
     index = [torch.empty(n, dtype=torch.int32, device="meta") for n in (rows + 1, nnz)]
     values = torch.empty(nnz, w, h, dtype=torch.int8 if integers else dtype, device="meta")
     grad, x = (torch.empty(tokens, n, dtype=dtype, device="meta") for n in (out, into))
-    return grad, x, Operands(values, *index, None, None, (out, into), "")
+    return grad, x, Operands(values, *index, None, None, (out, into), "", BSR(h, w))
 
 
 def checked(made: tuple, arch: int, dtype: torch.dtype) -> str:
@@ -88,7 +88,8 @@ def test_one_block_row_and_column(arch: int) -> None:
     """Numbers that are 1 become constants of the kernel."""
     index = [torch.empty(n, dtype=torch.int32, device="meta") for n in (2, 1)]
     grad, x = (torch.empty(5, n, dtype=torch.float16, device="meta") for n in (64, 16))
-    weight = Operands(torch.empty(1, 16, 64, dtype=torch.float16, device="meta"), *index, None, None, (64, 16), "")
+    values = torch.empty(1, 16, 64, dtype=torch.float16, device="meta")
+    weight = Operands(values, *index, None, None, (64, 16), "", BSR(64, 16))
     checked(pass_of_x(grad, weight), arch, torch.float16)
     checked(pass_of_values(grad, x, weight), arch, torch.float16)
 

@@ -3,13 +3,14 @@
 import contextlib
 import inspect
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 import bayesprune as bp
-from bayesprune.sparse import BSR, SemiStructured, SparseLinear
+from bayesprune.sparse import BSR, CSR, SemiStructured, SparseLinear, SparseWeight
 from bayesprune.sparse.gpu import devices
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.kernels.cusparselt import CuSparseLt
@@ -42,7 +43,9 @@ def test_the_triton_kernel_without_a_gpu(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("h", "w"), [(8, 16), (1, 1), (32, 2), (129, 4), (256, 16)])
 def test_block_rows_that_triton_lacks(h: int, w: int) -> None:
-    assert (h in range(16, 129)) == (KERNELS["triton"].why_not(torch.empty(1, w, h, device="meta")).startswith("the"))
+    on_meta = torch.empty(1, w, h, device="meta")
+    weight = SparseWeight(BSR(h, w), (h, w), on_meta, *[on_meta.new_empty(1, dtype=torch.int32)] * 2)
+    assert (h in range(16, 129)) == KERNELS["triton"].why_not(weight).startswith("the")
     if h not in range(16, 129):
         layer = layer_of(BSR(h, w), "triton")
         assert_runs_by_the_reference(layer, f"{h}×{w} blocks of .*it multiplies by blocks of 16 to 128 outputs")
@@ -100,6 +103,7 @@ class OnGPU:
         self.device = torch.device("cuda")
 
     def dim(self) -> int:
+        """How many sides they have."""
         return len(self.shape)
 
     def numel(self) -> int:
@@ -120,8 +124,10 @@ def cusparselt(there: bool, capability: tuple[int, int]) -> Iterator[None]:
 
 
 def supports(kernel: object, values: OnGPU, shape: tuple[int, int]) -> bool:
-    """Without the checks of types that tests may switch on: ``values`` is no tensor."""
-    return inspect.unwrap(type(kernel).supports)(kernel, values, shape)  # type: ignore[attr-defined]
+    """Without the checks of types that tests may switch on: ``values`` is no tensor. Its shape tells the format."""
+    form = BSR(*values.shape[:0:-1]) if values.dim() == 3 else SemiStructured() if values.dim() == 2 else CSR()
+    weight = SimpleNamespace(format=form, values=values, shape=shape)
+    return inspect.unwrap(type(kernel).supports)(kernel, weight)  # type: ignore[attr-defined]
 
 
 def test_shapes_that_cusparselt_takes() -> None:

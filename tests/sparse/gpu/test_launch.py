@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("triton")
 
 from bayesprune.sparse import BSR
-from bayesprune.sparse.buffers.operands import Operands
+from bayesprune.sparse.formats import Operands
 from bayesprune.sparse.gpu import launch
 from bayesprune.sparse.gpu.launch import Launch, linear
 from bayesprune.sparse.gpu.tuning import Config
@@ -109,7 +109,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, kernel: Kernel) -> Chosen:
 
 def weight(h: int = 16, into: int = 64, dtype: torch.dtype = torch.float32) -> Operands:
     packed = BSR(h, 16).pack(torch.ones(64, into, dtype=dtype), torch.ones(64, into, dtype=torch.bool))
-    return Operands(packed.values, packed.crow, packed.col, None, None, packed.shape, "")
+    return packed.operands()
 
 
 def test_calls_alike_are_prepared_once(kernel: Kernel, chosen: Chosen) -> None:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import bayesprune as bp
 from bayesprune.sparse import BSR, CSR, Dense, Format, SemiStructured, SparseLinear
+from bayesprune.sparse.activations import ACTIVATIONS
 from bayesprune.sparse.buffers.geometry import Geometry
 from bayesprune.sparse.gpu.devices import interpreted
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.kernels.base import ACTIVATIONS
 from bayesprune.sparse.layers.conv import SparseConv2d
 
 pytest.importorskip("triton")
@@ -77,7 +77,7 @@ def layer_of(
 
 
 def taken(layer: SparseLinear, dtype: torch.dtype) -> bool:
-    return KERNELS[layer.kernel].takes(layer.values, (layer.out_features, layer.in_features), dtype)
+    return KERNELS[layer.kernel].takes(layer.sparse_weight, dtype)
 
 
 def exact(layer: SparseLinear, x: Tensor) -> Tensor:

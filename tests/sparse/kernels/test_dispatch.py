@@ -64,14 +64,14 @@ def test_what_watches_sees_the_op(layer, conv):
         with Seen() as seen:
             layer(torch.randn(2, 48))
             conv(torch.randn(1, 8, 7, 5))
-        assert seen.ops == ["bsr_linear", "bsr_conv2d"]
+        assert seen.ops == ["sparse_linear", "sparse_conv2d"]
         with torch.profiler.profile() as profile:
             layer(torch.randn(2, 48))
-        assert "bayesprune::bsr_linear" in {event.key for event in profile.key_averages()}
+        assert "bayesprune::sparse_linear" in {event.key for event in profile.key_averages()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is on its way out
             graph = torch.jit.trace(layer, torch.randn(2, 48)).graph
-        assert any(node.kind() == "bayesprune::bsr_linear" for node in graph.nodes())
+        assert any(node.kind() == "bayesprune::sparse_linear" for node in graph.nodes())
 
 
 def test_only_plain_tensors_take_the_short_way(layer):

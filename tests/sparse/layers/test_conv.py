@@ -60,7 +60,7 @@ def test_results_are_those_of_the_masked_dense(name, dtype):
     made, twin = packed(name, dtype)
     _, _, images, height, width = CASES[name]
     x = torch.randn(images, twin.in_channels, height, width).to(dtype)
-    assert KERNELS["native"].takes_conv(made.values, dtype, made.geometry, made.sparse_weight.shape)
+    assert KERNELS["native"].takes_conv(made.sparse_weight, dtype, made.geometry)
     for given in (x, x.contiguous(memory_format=torch.channels_last)):
         with torch.no_grad():
             found, expected = made(given), twin(x.double())
@@ -177,8 +177,8 @@ def test_opcheck():
     x = torch.randn(1, 32, 7, 6, requires_grad=True)
     g = made.geometry
     sizes = (*(list(s) for s in (g.kernel, g.stride, g.padding, g.dilation)), g.groups)
-    args = (x, made.values, made.crow, made.col, made.bias, None, 64, 32, *sizes, "native", "relu")
-    torch.library.opcheck(torch.ops.bayesprune.bsr_conv2d.default, args, atol=1e-4, rtol=1e-4)
+    args = (x, made.values, made.crow, made.col, made.bias, None, 64, 32, *sizes, str(made.format), "native", "relu")
+    torch.library.opcheck(torch.ops.bayesprune.sparse_conv2d.default, args, atol=1e-4, rtol=1e-4)
 
 
 COMPILE = """

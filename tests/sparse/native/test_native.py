@@ -1,6 +1,7 @@
 """Our own kernel against float64 dense: blocks, dtypes, ragged edges, threads, instruction sets."""
 
 import copy
+import dataclasses
 import os
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bayesprune.sparse import BSR, CSR, export, load, save
+from bayesprune.sparse.activations import ACTIVATIONS
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.kernels.base import ACTIVATIONS
 from bayesprune.sparse.layers.linear import SparseLinear
 
 pytest.importorskip("llvmlite")
@@ -93,7 +94,7 @@ def test_eight_bits_round_to_the_nearest():
     assert packed.nbytes == BSR(4, 2, bits=8).nbytes(torch.ones(20, 30, dtype=torch.bool), 4)
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("activation", list(filter(None, ACTIVATIONS)))
 @pytest.mark.parametrize("form", [BSR(16, 2), BSR(4, 1)], ids=str)
 def test_activations_are_torchs(form, activation):
     made, weight, bias = layer(40, 24, form, torch.float32, activation=activation)
@@ -289,5 +290,6 @@ def test_copies_casts_and_state_dicts():
 
 
 def test_the_table_of_kernels_has_it():
-    assert KERNELS["native"].takes(torch.zeros(1, 4, 4), (4, 4), torch.bfloat16)
-    assert not KERNELS["native"].takes(torch.zeros(1, 4, 4, dtype=torch.float64), (4, 4), torch.float64)
+    packed = BSR(4, 4).pack(torch.zeros(4, 4), torch.ones(4, 4, dtype=torch.bool))
+    assert KERNELS["native"].takes(packed, torch.bfloat16)
+    assert not KERNELS["native"].takes(dataclasses.replace(packed, values=packed.values.double()), torch.float64)

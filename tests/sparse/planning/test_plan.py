@@ -162,6 +162,8 @@ def test_a_plan_is_applied_again_and_refused_where_it_does_not_fit(random_masks,
         export(net, {}, {"0.weight": masks["0.weight"]}, example=x, plan=made)
     with pytest.raises(ValueError, match=r"the plan is for other masks: '0.weight' keeps"):
         export(net, {}, masks | {"0.weight": ~masks["0.weight"]}, example=x, plan=made)
+    with pytest.raises(ValueError, match=r"'0.weight' keeps as many entries in the plan, but others"):
+        export(net, {}, masks | {"0.weight": masks["0.weight"].flip(0)}, example=x, plan=made)
     other = nn.Sequential(nn.Linear(50, 32), nn.ReLU(), nn.Linear(32, 8))
     with pytest.raises(ValueError, match=r"another net: '0.weight' has shape \(32, 40\)"):
         export(other, {}, random_masks(other), example=torch.randn(3, 50), plan=made)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bayesprune.patterns import Block
-from bayesprune.sparse import BSR, CSR, FileError, SparseLinear, export, load, save
+from bayesprune.sparse import BSR, CSR, FileError, SparseLinear, export, load, plan, save
 from bayesprune.sparse.buffers.geometry import Geometry
 from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.saving.manifest import Manifest
@@ -232,10 +232,61 @@ def test_where_outputs_differ_everything_is_put_back(random_masks):
     sparse, _ = packed(seasoned(Body(told_apart)), random_masks, x, BSR(4, 4), names=["fc.weight"])
     before = {name: t.clone() for name, t in sparse.state_dict().items()}
     modules = dict(sparse.named_modules())
-    assert followers(sparse) == {"fc": "bn", "bn": "act"}
+    assert followers(sparse, ["fc"]) == ({"fc": "bn", "bn": "act"}, {})
     assert fuse(sparse, x) == []
     assert dict(sparse.named_modules()) == modules
     assert all(torch.equal(t, before[name]) for name, t in sparse.state_dict().items())
+
+
+class Pair(nn.Module):
+    """A layer whose norm is told apart from others, and one whose norm is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm = nn.Linear(16, 16), nn.BatchNorm1d(16)
+        self.two, self.act = nn.Linear(16, 16), nn.ReLU()
+
+    def forward(self, x):
+        return self.act(self.two(self.norm(self.one(x)) * (2.0 if type(self.norm) is nn.Identity else 1.0)))
+
+
+def test_a_pair_that_cannot_be_fused_does_not_keep_the_others(random_masks, masked_dense):
+    net, x = seasoned(Pair()), torch.randn(4, 16)
+    masks = random_masks(net, 0.4, Block(4, 4))
+    with pytest.warns(UserWarning, match=r"'norm' cannot be worked out in 'one' before it and stays: the results on"):
+        sparse = export(net, {}, masks, example=x, formats={"*": BSR(4, 4)})
+    assert identities_in(sparse) == ["act"] and sparse.two.activation == "relu" and sparse.one.output_scale is None
+    with torch.no_grad():
+        torch.testing.assert_close(sparse(x), masked_dense(net, masks)(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_forward_that_reads_what_is_gone_is_told(random_masks):
+    class Reads(Pair):
+        def forward(self, x):
+            return self.act(self.two(self.norm(self.one(x)) + 0 * self.norm.eps))
+
+    net = seasoned(Reads())
+    masks = random_masks(net, 0.4, Block(4, 4))
+    with pytest.warns(UserWarning, match=r"'norm' cannot be worked out in 'one' .*: AttributeError: 'Identity'"):
+        sparse = export(net, {}, masks, example=torch.randn(4, 16), formats={"*": BSR(4, 4)})
+    assert identities_in(sparse) == ["act"]
+
+
+def test_the_plan_says_what_is_worked_out_in_each_layer_and_what_is_not(random_masks):
+    net = seasoned(nn.Sequential(conv_net(), Loops()))
+    masks, x = random_masks(conv_net(), 0.4, Block(4, 2)), torch.randn(3, 8, 6, 6)
+    made = plan(net[0], masks, example=x, formats={"*": BSR(4, 2)})
+    sparse = export(net[0], {}, masks, example=x, plan=made)
+    assert [at for choice in made.choices.values() for at in choice.fused] == ["1", "2", "5", "7"]
+    assert {"1", "2", "5", "7"} <= set(identities_in(sparse))
+    assert "0.weight: 1 and 2 worked out in it" in str(made)
+    assert made["0.weight"].to_dict()["fused"] == ["1", "2"]
+    loops = plan(net[1], random_masks(net[1], 0.4, Block(4, 4)), example=torch.randn(4, 16), formats={"*": BSR(4, 4)})
+    assert loops["blocks.0.0.weight"].fused == ("blocks.0.1",)
+    assert "the net cannot be traced (TraceError: symbolically traced variables" in loops["head.weight"].unfused
+    relus = nn.Sequential(nn.Linear(16, 16), nn.Tanh()).eval()
+    told = plan(relus, random_masks(relus, 0.4), example=torch.randn(4, 16), formats={"*": CSR()})
+    assert "0.weight: nothing worked out in it: Tanh '1' is no activation that a kernel works out" in str(told)
 
 
 def test_shared_modules_stay(random_masks):
@@ -263,8 +314,8 @@ class Loops(nn.Module):
 
 def test_parts_of_a_net_that_has_no_trace(random_masks):
     net = Loops().eval()
-    assert followers(net) == {"blocks.0.0": "blocks.0.1", "blocks.1.0": "blocks.1.1"}
-    assert followers(nn.Sequential(nn.Linear(2, 16), net, nn.ReLU()))["1"] == "2"
+    assert followers(net)[0] == {"blocks.0.0": "blocks.0.1", "blocks.1.0": "blocks.1.1"}
+    assert followers(nn.Sequential(nn.Linear(2, 16), net, nn.ReLU()))[0]["1"] == "2"
     sparse, _ = packed(net, random_masks, torch.randn(4, 16), BSR(4, 4))
     assert identities_in(sparse) == ["blocks.0.1", "blocks.1.1"]
 
@@ -287,7 +338,7 @@ def test_tracing_leaves_no_mark_on_the_net_nor_on_other_threads():
 
     net = Marks()
     before = copy.copy(vars(net))
-    assert followers(net) == {}
+    assert followers(net)[0] == {}
     assert vars(net) == before and len(made) == 1 and isinstance(made[0], torch.Tensor)
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import bayesprune
+from bayesprune._files import cache_folder, keep
 from bayesprune.sparse import export, plan
-from bayesprune.sparse.disk import cache_folder, keep
 from bayesprune.sparse.timing import cache as plan_cache
 
 CPU = torch.device("cpu")

@@ -7,14 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesprune.sparse.formats import BSR, CSR
 from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.layers.linear import SparseLinear
 from bayesprune.sparse.saving.coding.codebook import Codebook
 from bayesprune.sparse.saving.coding.container import deflated, inflated
 from bayesprune.sparse.saving.coding.entropy import Reader, Writer
 from bayesprune.sparse.saving.coding.indices import read_indices, write_indices
-from bayesprune.sparse.saving.coding.tensors import Role, from_planes, grid_of, planes, read_tensor, write_tensor
+from bayesprune.sparse.saving.coding.tensors import Role, from_planes, planes, read_tensor, write_tensor
 from bayesprune.sparse.saving.manifest import FileError, TensorEntry
 from bayesprune.sparse.saving.storage import DTYPES
 from bayesprune.sparse.surgery.surgery import PackedLayer
@@ -94,11 +93,11 @@ def code(
         prefix, form = _prefix(path), layer.format
         at = f"{prefix}values"
         roles[at] = Role(
-            True, form.indexed, _CONVOLUTION if isinstance(layer, SparseConv2d) else _MATRIX, variances.get(at)
+            True, not form.is_dense, _CONVOLUTION if isinstance(layer, SparseConv2d) else _MATRIX, variances.get(at)
         )
-        if isinstance(form, (CSR, BSR)):
+        if form.gridded:
             before = writer.bits
-            write_indices(writer, grid_of(form, layer.sparse_weight.shape)[1], _numpy(layer.crow), _numpy(layer.col))
+            write_indices(writer, form.grid(layer.sparse_weight.shape)[1], _numpy(layer.crow), _numpy(layer.col))
             how |= {f"{prefix}{leaf}": ("indices", ()) for leaf in _INDEX}
             bits[f"{prefix}col"] = writer.bits - before
     exact: dict[str, bytes] = {}
@@ -124,13 +123,12 @@ def code(
 def _check_packed(path: str, layer: PackedLayer, tensors: Mapping[str, TensorEntry]) -> tuple[int, int, int] | None:
     """The rows, columns and values of a packed layer's grid; None where no indices are coded for it."""
     form = layer.format
-    if not isinstance(form, (CSR, BSR)):
+    if not form.gridded:
         return None
-    rows, cols = grid_of(form, layer.shape)
+    rows, cols = form.grid(layer.shape)
     values, crow, col = (tensors[_prefix(path) + leaf] for leaf in ("values", *_INDEX))
     count = values.shape[0] if values.shape else -1
-    inside = (form.w, form.h) if isinstance(form, BSR) else ()
-    expected = (count, *inside), (rows + 1,), (count,)
+    expected = (count, *reversed(form.block or ())), (rows + 1,), (count,)
     dtypes = {crow.dtype, col.dtype}
     if (values.shape, crow.shape, col.shape) != expected or not 0 <= count <= rows * cols or dtypes != {"int32"}:
         raise FileError(f"the packed layer {path!r} of {layer.shape} claims values of shape {values.shape}")
@@ -159,7 +157,7 @@ def decode(
                 for leaf, i in zip(_INDEX, index, strict=True):
                     found[prefix + leaf] = torch.from_numpy(i).to(torch.int32)
                 nbytes[f"{prefix}col"] = (reader.bits - before) / 8
-        packed = {f"{_prefix(path)}values" for path, layer in sparse.items() if layer.format.indexed}
+        packed = {f"{_prefix(path)}values" for path, layer in sparse.items() if not layer.format.is_dense}
         whole = sum(entry.nbytes for entry in tensors.values() if entry.how == "exact")
         plain, at = inflated(exact, whole), 0
         for name, entry in tensors.items():

@@ -8,14 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bayesprune.sparse.buffers.unpack import values_at
 from bayesprune.sparse.formats import BSR, CSR, SparseWeight
 from bayesprune.sparse.saving.coding.codebook import Codebook, Levels, levels_of
 from bayesprune.sparse.saving.coding.entropy import Reader, Writer
 from bayesprune.sparse.saving.coding.indices import read_indices, write_indices
 from bayesprune.sparse.saving.storage import store
 
-__all__ = ["Coded", "Role", "from_planes", "grid_of", "planes", "read_tensor", "write_tensor"]
+__all__ = ["Coded", "Role", "from_planes", "planes", "read_tensor", "write_tensor"]
 
 _BYTES = torch.int8, torch.uint8
 _HALVES = torch.float16, torch.bfloat16
@@ -56,12 +55,6 @@ class Coded:
     index_bits: float = 0.0
 
 
-def grid_of(form: CSR | BSR, shape: tuple[int, int]) -> tuple[int, int]:
-    """The rows and columns of blocks, or of entries, of a packed weight."""
-    h, w = (form.h, form.w) if isinstance(form, BSR) else (1, 1)
-    return -(-shape[0] // h), -(-shape[1] // w)
-
-
 def _numbers(x: Tensor) -> NDArray[np.int64]:
     return x.numpy().astype(np.int64)
 
@@ -75,7 +68,7 @@ def _indexed(x: Tensor, variances: Tensor | None) -> tuple[SparseWeight, Tensor 
     matrix = x.reshape(x.shape[0], -1)
     packed = form.pack(matrix, matrix != 0)
     if variances is not None:
-        variances = values_at(variances.reshape(matrix.shape), packed.values, packed.crow, packed.col)
+        variances = form.gather(variances.reshape(matrix.shape), packed.crow, packed.col)
     return packed, variances
 
 
@@ -157,11 +150,10 @@ def write_tensor(writer: Writer, x: Tensor, role: Role, codebook: Codebook) -> C
     block: tuple[int, ...] = ()
     if found is not None:
         form = found[0].format
-        assert isinstance(form, (CSR, BSR))
-        rows, cols = grid_of(form, found[0].shape)
+        rows, cols = form.grid(found[0].shape)
         writer.number(len(values), rows * cols)
         write_indices(writer, cols, _numbers(found[0].crow), _numbers(found[0].col))
-        block = (form.h, form.w) if isinstance(form, BSR) else ()
+        block = form.block or ()
     index_bits = writer.bits - before
     if levels is not None:
         _write_levels(writer, values, levels)
@@ -185,14 +177,14 @@ def read_tensor(
     if packed or not reader.number(1):
         return read(reader, count, dtype).reshape(shape)
     sides = shape[0], prod(shape[1:])
-    form: CSR | BSR = BSR(*block) if block else CSR()
+    form = BSR(*block) if block else CSR()
     if any(side > length for side, length in zip(block, sides, strict=False)):
         raise ValueError(f"blocks of {block} are larger than the weight's {sides}")
-    rows, cols = grid_of(form, sides)
+    rows, cols = form.grid(sides)
     stored = reader.number(rows * cols)
     crow, col = (torch.from_numpy(index).to(torch.int32) for index in read_indices(reader, rows, cols, stored))
     values = read(reader, stored * prod(block), dtype).reshape(stored, *reversed(block))
-    return form.unpack(SparseWeight(form, sides, values, crow, col)).reshape(shape)
+    return form.unpack(values, crow, col, sides).reshape(shape)
 
 
 def planes(x: Tensor) -> bytes:

@@ -1,18 +1,18 @@
 """The product by a BSR weight, against float64, in Triton's interpreter."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bayesprune.sparse import BSR, SparseLinear, SparseWeight
+from bayesprune.sparse import BSR, CSR, SparseLinear, SparseWeight
+from bayesprune.sparse.activations import ACTIVATIONS
 from bayesprune.sparse.buffers.geometry import Geometry
-from bayesprune.sparse.buffers.operands import Operands
 from bayesprune.sparse.gpu.launch import Call
 from bayesprune.sparse.gpu.tuning import Config, Problem, candidates
 from bayesprune.sparse.kernels import KERNELS
-from bayesprune.sparse.kernels.base import ACTIVATIONS
 from bayesprune.sparse.layers.conv import SparseConv2d
 
 BLOCKS = [(16, 1), (16, 16), (32, 32), (64, 16), (64, 64), (128, 64), (48, 3), (24, 24), (32, 5), (100, 2)]
@@ -26,10 +26,6 @@ def packed_weight(h: int, w: int, out: int, into: int, dtype: torch.dtype, bits:
     grid[0], grid[-1] = False, True
     mask = grid.repeat_interleave(h, 0).repeat_interleave(w, 1)[:out, :into]
     return BSR(h, w, bits).pack(torch.randn(out, into, dtype=dtype), mask)
-
-
-def operands(packed: SparseWeight, bias: Tensor | None, activation: str = "") -> Operands:
-    return Operands(packed.values, packed.crow, packed.col, bias, packed.scale, packed.shape, activation)
 
 
 def exact(x: Tensor, packed: SparseWeight, bias: Tensor | None, activation: str = "") -> Tensor:
@@ -51,8 +47,8 @@ def test_ragged_blocks_and_tokens(h: int, w: int, tokens: int, dtype: torch.dtyp
     out, into = 2 * h + 5, 2 * w + 67
     packed = packed_weight(h, w, out, into, dtype)
     x, bias = torch.randn(tokens, into, dtype=dtype), torch.randn(out, dtype=dtype)
-    assert KERNEL.takes(packed.values, packed.shape, dtype)
-    y = KERNEL.run_fused(x, operands(packed, bias, "relu"))
+    assert KERNEL.takes(packed, dtype)
+    y = KERNEL.run_fused(x, packed.operands(bias, "relu"))
     assert_close(y, exact(x, packed, bias, "relu"), dtype)
 
 
@@ -62,7 +58,7 @@ def test_ragged_blocks_and_tokens(h: int, w: int, tokens: int, dtype: torch.dtyp
 def test_bias_and_activation(activation: str, biased: bool, tokens: int) -> None:
     packed = packed_weight(16, 4, 70, 96, torch.float32)
     x, bias = torch.randn(tokens, 96), torch.randn(70) if biased else None
-    y = KERNEL.run_fused(x, operands(packed, bias, activation))
+    y = KERNEL.run_fused(x, packed.operands(bias, activation))
     assert_close(y, exact(x, packed, bias, activation), torch.float32)
 
 
@@ -71,7 +67,7 @@ def test_activations_of_what_is_not_finite_or_huge(activation: str) -> None:
     packed = packed_weight(16, 4, 16, 8, torch.float32)
     special = torch.tensor([float("nan"), float("-inf"), 1e30, -1e30, 90.0, -90.0, 1e-30, -0.0])
     bias = special.repeat(2)
-    y = KERNEL.run_fused(torch.zeros(1, 8), operands(packed, bias, activation))
+    y = KERNEL.run_fused(torch.zeros(1, 8), packed.operands(bias, activation))
     torch.testing.assert_close(y[0], ACTIVATIONS[activation](bias), equal_nan=True)
 
 
@@ -81,8 +77,8 @@ def test_activations_of_what_is_not_finite_or_huge(activation: str) -> None:
 def test_int8_values_with_a_scale_per_output(h: int, w: int, tokens: int, dtype: torch.dtype) -> None:
     packed = packed_weight(h, w, h + 9, 150, torch.float32, bits=8)
     x, bias = torch.randn(tokens, 150, dtype=dtype), torch.randn(h + 9, dtype=dtype)
-    assert KERNEL.takes(packed.values, packed.shape, dtype)
-    y = KERNEL.run_fused(x, operands(packed, bias, "gelu"))
+    assert KERNEL.takes(packed, dtype)
+    y = KERNEL.run_fused(x, packed.operands(bias, "gelu"))
     assert_close(y, exact(x, packed, bias, "gelu"), dtype)
 
 
@@ -90,7 +86,7 @@ def test_int8_values_with_a_scale_per_output(h: int, w: int, tokens: int, dtype:
 def test_a_weight_without_values_leaves_the_bias(tokens: int) -> None:
     packed = BSR(16, 2).pack(torch.randn(33, 10), torch.zeros(33, 10, dtype=torch.bool))
     bias = torch.randn(33)
-    y = KERNEL.run_fused(torch.randn(tokens, 10), operands(packed, bias, "relu"))
+    y = KERNEL.run_fused(torch.randn(tokens, 10), packed.operands(bias, "relu"))
     assert torch.equal(y, bias.relu().expand(tokens, 33))
 
 
@@ -108,7 +104,7 @@ STRIDED = {
 @pytest.mark.parametrize("w", [1, 32])
 def test_x_may_be_strided(kind: str, w: int) -> None:
     x, packed = STRIDED[kind](), packed_weight(16, w, 40, 96, torch.float32)
-    assert_close(KERNEL.run_fused(x, operands(packed, None)), exact(x, packed, None), torch.float32)
+    assert_close(KERNEL.run_fused(x, packed.operands(None)), exact(x, packed, None), torch.float32)
 
 
 A100 = 163 * 1024, 108
@@ -134,7 +130,7 @@ def test_each_configuration_gives_the_same(named: str) -> None:
     out, into = 2 * h + 3, max(3 * w + 1, 100)
     packed = packed_weight(h, w, out, into, torch.float32)
     x, bias = torch.randn(tokens, into), torch.randn(out)
-    weight, expected = operands(packed, bias, "gelu_tanh"), exact(x, packed, bias, "gelu_tanh")
+    weight, expected = packed.operands(bias, "gelu_tanh"), exact(x, packed, bias, "gelu_tanh")
     found = candidates(problem)
     for config in [*found, *(c._replace(split=3) for c in found if not c.few)]:
         assert_close(Call(config, x, weight)(x, weight), expected, torch.float32)
@@ -143,7 +139,7 @@ def test_each_configuration_gives_the_same(named: str) -> None:
 def test_wider_tiles_give_the_same() -> None:
     packed = packed_weight(32, 8, 70, 130, torch.float16)
     x = torch.randn(300, 130, dtype=torch.float16)
-    weight = operands(packed, None)
+    weight = packed.operands(None)
     for tile, turned in [(128, False), (256, True)]:
         y = Call(Config(False, tile, 64, 1, turned, 8, 3), x, weight)(x, weight)
         assert_close(y, exact(x, packed, None), torch.float16)
@@ -159,7 +155,7 @@ def test_nothing_is_read_or_written_past_the_edges(h: int, w: int, few: bool) ->
     x.copy_(torch.randn(tokens, into))
     results = torch.full((64 + tokens * out + 4096,), 7.0)
     y = results[64 : 64 + tokens * out]
-    weight = operands(packed, None)
+    weight = packed.operands(None)
     call = Call(Config(few, 8 if few else 16, 16, 1, False, 4, 3), x, weight)
     rows = packed.crow.numel() - 1
     call.product(rows, (x, *weight[:3], None, None, y), (tokens, tokens, into, out, rows, into, 1))
@@ -172,8 +168,8 @@ def test_through_the_op_and_the_layer(lead: tuple[int, ...]) -> None:
     packed, bias = packed_weight(32, 4, 60, 52, torch.float32), torch.randn(60)
     x = torch.randn(*lead, 52)
     expected = exact(x, packed, bias, "relu")
-    y = torch.ops.bayesprune.bsr_linear(x, packed.values, packed.crow, packed.col, bias, None, 60, 52, "triton", "relu")
     layer = SparseLinear(packed, bias, "triton", "relu")
+    y = layer(x)
     with torch.no_grad():
         again = layer(x)
     assert torch.equal(y, again)
@@ -195,8 +191,8 @@ def test_pointwise_convolution(images: int) -> None:
     matrix = conv.weight.detach().flatten(1)
     packed = BSR(16, 8).pack(matrix, mask)
     geometry = Geometry((1, 1))
-    assert KERNEL.takes_conv(packed.values, torch.float32, geometry, packed.shape)
-    assert not KERNEL.takes_conv(packed.values, torch.float32, Geometry((1, 1), (2, 2)), packed.shape)
+    assert KERNEL.takes_conv(packed, torch.float32, geometry)
+    assert not KERNEL.takes_conv(packed, torch.float32, Geometry((1, 1), (2, 2)))
     conv.weight.data = (matrix * mask)[:, :, None, None]
     x = torch.randn(images, 32, 5, 7)
     with torch.no_grad():
@@ -206,9 +202,9 @@ def test_pointwise_convolution(images: int) -> None:
 
 def test_what_it_takes() -> None:
     packed = packed_weight(16, 4, 32, 8, torch.float32)
-    assert KERNEL.takes(packed.values, packed.shape, torch.float32)
-    assert not KERNEL.takes(packed.values, packed.shape, torch.bfloat16)
-    assert not KERNEL.takes(packed.values.double(), packed.shape, torch.float64)
-    assert not KERNEL.takes(packed.values.flatten(), packed.shape, torch.float32)
+    assert KERNEL.takes(packed, torch.float32)
+    assert not KERNEL.takes(packed, torch.bfloat16)
+    assert not KERNEL.takes(replace(packed, values=packed.values.double()), torch.float64)
+    assert not KERNEL.takes(CSR().pack(torch.ones(32, 8), torch.ones(32, 8) > 0), torch.float32)
     for h in (8, 129):
-        assert not KERNEL.supports(packed.values.new_zeros(1, 4, h), (h, 4))
+        assert not KERNEL.supports(packed_weight(h, 4, 2 * h, 8, torch.float32))

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from bayesprune.sparse import BSR, SparseLinear, SparseWeight
 from bayesprune.sparse.buffers.geometry import Geometry
-from bayesprune.sparse.buffers.operands import Operands
 from bayesprune.sparse.gpu import gradients
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.layers.conv import SparseConv2d
@@ -25,10 +24,6 @@ def packed_weight(form: BSR, out: int, into: int, dtype: torch.dtype, keep: floa
     grid[-1], grid[:, 1:2], grid[0] = True, False, False
     mask = grid.repeat_interleave(form.h, 0).repeat_interleave(form.w, 1)[:out, :into]
     return form.pack(torch.randn(out, into, dtype=dtype), mask)
-
-
-def operands(packed: SparseWeight) -> Operands:
-    return Operands(packed.values, packed.crow, packed.col, None, packed.scale, packed.shape, "")
 
 
 def assert_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
@@ -51,18 +46,18 @@ def test_against_float64(h: int, w: int, tokens: int, dtype: torch.dtype) -> Non
     packed = packed_weight(BSR(h, w), out, into, dtype)
     x, grad = torch.randn(tokens, into, dtype=dtype), torch.randn(tokens, out, dtype=dtype)
     dense = packed.dense().double()
-    assert_close(gradients.grad_x(grad, operands(packed)), grad.double() @ dense, dtype)
+    assert_close(gradients.grad_x(grad, packed.operands()), grad.double() @ dense, dtype)
     expected = packed.format.pack(grad.double().T @ x.double(), stored(packed)).values
-    assert_close(gradients.grad_values(grad, x, operands(packed)), expected, dtype)
+    assert_close(gradients.grad_values(grad, x, packed.operands()), expected, dtype)
 
 
 def test_many_tokens_are_cut_in_parts() -> None:
     packed = packed_weight(BSR(16, 4), 48, 24, torch.float32)
     x, grad = torch.randn(1100, 24), torch.randn(1100, 48)
     expected = packed.format.pack(grad.double().T @ x.double(), stored(packed)).values
-    found = gradients.grad_values(grad, x, operands(packed))
+    found = gradients.grad_values(grad, x, packed.operands())
     assert_close(found, expected, torch.float32)
-    assert torch.equal(found, gradients.grad_values(grad, x, operands(packed)))
+    assert torch.equal(found, gradients.grad_values(grad, x, packed.operands()))
 
 
 @pytest.mark.parametrize("layout", ["expanded", "strided", "turned"])
@@ -76,16 +71,16 @@ def test_strides(layout: str) -> None:
         x, grad = torch.randn(20, 80)[:, ::2], torch.randn(40, 100)[::2, ::2]
     else:
         x, grad = torch.randn(40, 20).T, torch.randn(50, 20).T
-    assert_close(gradients.grad_x(grad, operands(packed)), grad.double() @ packed.dense().double(), torch.float32)
+    assert_close(gradients.grad_x(grad, packed.operands()), grad.double() @ packed.dense().double(), torch.float32)
     expected = packed.format.pack(grad.double().T @ x.double(), stored(packed)).values
-    assert_close(gradients.grad_values(grad, x, operands(packed)), expected, torch.float32)
+    assert_close(gradients.grad_values(grad, x, packed.operands()), expected, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_integers_have_a_gradient_of_x(dtype: torch.dtype) -> None:
     packed = packed_weight(BSR(16, 8, bits=8), 53, 40, torch.float32)
     grad = torch.randn(20, 53, dtype=dtype)
-    found = gradients.grad_x(grad, operands(packed))
+    found = gradients.grad_x(grad, packed.operands())
     assert_close(found, grad.double() @ packed.dense().double(), dtype)
 
 
