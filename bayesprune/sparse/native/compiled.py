@@ -1,6 +1,5 @@
 """Compilation of LLVM IR to machine code, cached on disk."""
 
-import contextlib
 import ctypes
 import hashlib
 import os
@@ -90,13 +89,6 @@ def _kept(path: Path) -> bytes | None:
     except OSError:
         return None
     return whole[32:] if hashlib.sha256(whole[32:]).digest() == whole[:32] else None
-
-
-def _keep(path: Path, code: bytes) -> None:
-    """Keep the object code in a file that no other user may write to, whatever the umask leaves."""
-    _files.keep(path, hashlib.sha256(code).digest() + code)
-    with contextlib.suppress(OSError):
-        path.chmod(0o600)
 
 
 def _object(make: Callable[[], str], spec: Spec) -> bytes:
