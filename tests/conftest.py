@@ -1,6 +1,9 @@
 """Shapes and types in signatures are checked while testing, and free in use; Pyro's store stays empty."""
 
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pyro
 import pytest
@@ -9,6 +12,29 @@ from jaxtyping import install_import_hook
 
 install_import_hook("bayesprune", "support.typechecker.check")
 torch.set_num_threads(1)  # the tensors are small: more threads wait for each other
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How ``pytest -n auto`` deals tests out: a file whose tests share a fixture, or else a test with all its cases.
+
+    Dealt one by one, each process would fit those nets again. A group of pytest-xdist 3.8 has no effect in pytest 9.2.
+    """
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByWhatIsShared(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if _shares_a_fixture(config.rootpath / file) else nodeid.partition("[")[0]
+
+    return ByWhatIsShared(config, log)
+
+
+@cache
+def _shares_a_fixture(path: Path) -> bool:
+    return 'scope="module"' in path.read_text()
 
 
 @pytest.fixture(autouse=True)

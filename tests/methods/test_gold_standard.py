@@ -37,6 +37,7 @@ def orthogonal(data: Any) -> Any:
     return data._replace(x=x, y=x @ data.weight + data.y - data.x @ data.weight)
 
 
+@pytest.mark.slow
 def test_the_gaussian_posterior_has_the_closed_forms_means_and_the_mean_field_sds():
     data = gold_standard.regression(seed=0)
     found = fitted(bp.Gaussian(prior=1.0), data)
@@ -48,6 +49,7 @@ def test_the_gaussian_posterior_has_the_closed_forms_means_and_the_mean_field_sd
     torch.testing.assert_close(found.sd, precision.diagonal().rsqrt(), rtol=0.03, atol=0)
 
 
+@pytest.mark.slow
 def test_under_correlated_inputs_each_weight_is_too_sure_and_the_prediction_is_not():
     data = gold_standard.regression(seed=0, correlation=0.9)
     found = fitted(bp.Gaussian(prior=1.0), data)
@@ -109,6 +111,7 @@ def test_enumeration_and_quadrature_agree_on_orthogonal_inputs(narrow):
     assert off(exact.draws.mean(0), exact.mean, exact.sd) < 5 / math.sqrt(gold_standard.DRAWS)
 
 
+@pytest.mark.slow
 def test_two_scales_stand_near_the_enumeration_of_all_models():
     """Over four seeds the means are up to 0.13 sd off and the sds between 0.91 and 1.07 of the exact ones."""
     data = gold_standard.regression(seed=0, inputs=8, relevant=2)
@@ -119,6 +122,7 @@ def test_two_scales_stand_near_the_enumeration_of_all_models():
     assert float((found.sd / exact.sd).min()) > 0.85 and float((found.sd / exact.sd).max()) < 1.1
 
 
+@pytest.mark.slow
 def test_spike_and_slab_includes_what_the_enumeration_of_all_models_includes():
     """Over four seeds the relaxed training leaves inclusions 0.10 to 0.12 from the exact ones."""
     data = gold_standard.regression(seed=0, inputs=8, relevant=2)
