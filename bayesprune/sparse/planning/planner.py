@@ -38,6 +38,7 @@ def forced_formats(names: Mapping[str, object], formats: Mapping[str, Format] | 
     Raises:
         ValueError: a value is no format, or a glob matches no masked weight.
 
+    >>> from bayesprune.sparse import CSR
     >>> forced_formats({"fc1.weight": 0, "fc2.weight": 0}, {"fc1": CSR()})
     {'fc1.weight': CSR()}
     """
@@ -68,6 +69,7 @@ def left_formats(
     Raises:
         ValueError: as :func:`forced_formats`, for a glob that matches neither.
 
+    >>> from bayesprune.sparse import CSR
     >>> before = {"fc1.weight": ["fc1.weight"], "in_proj_weight": ["in_proj.weight"]}
     >>> left_formats({"fc*": CSR(), "in_proj_weight": CSR()}, before, {"in_proj.weight": 0})
     {'in_proj.weight': CSR()}
