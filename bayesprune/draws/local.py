@@ -7,17 +7,27 @@ Kingma, Salimans & Welling 2015, *Variational Dropout and the Local Reparameteri
 Wen et al. 2018, *Flipout: Efficient Pseudo-Independent Weight Perturbations on Mini-Batches*, arXiv:1803.04386.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["COMPOSITE", "LOCAL", "AddActivationNoise", "AddNoise", "DifferentiatedError", "Product", "flipout", "local"]
+__all__ = [
+    "COMPOSITE",
+    "LOCAL",
+    "AddNoise",
+    "DifferentiatedError",
+    "Product",
+    "flipout",
+    "local",
+    "undifferentiated",
+]
 
 
 @dataclass(frozen=True)
@@ -60,14 +70,25 @@ class DifferentiatedError(RuntimeError):
     """A forward pass differentiates a sampled activation, whose slope is not that of a draw of the weight."""
 
 
+_under_way: ContextVar[bool] = ContextVar("a forward pass is under way", default=False)
+
+
+@contextmanager
+def undifferentiated() -> Iterator[None]:
+    """For a forward pass: raise :class:`DifferentiatedError` where it differentiates a sampled activation."""
+    before = _under_way.set(True)
+    try:
+        yield
+    finally:
+        _under_way.reset(before)
+
+
 class AddActivationNoise(AddNoise):
     """The noise of a sampled activation, which no derivative may pass while the forward pass is under way."""
 
-    under_way: ClassVar[ContextVar[bool]] = ContextVar("a forward pass is under way", default=False)
-
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        if AddActivationNoise.under_way.get():
+        if _under_way.get():
             raise DifferentiatedError("the forward pass differentiates what was sampled")
         return AddNoise.backward(ctx, *grads)
 

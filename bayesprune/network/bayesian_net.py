@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesprune.draws.gaussian import (
-    DifferentiatedError,
     Estimator,
     GaussianDraw,
     SecondUseError,
@@ -20,6 +19,7 @@ from bayesprune.draws.gaussian import (
     sampling,
     uses,
 )
+from bayesprune.draws.local import DifferentiatedError, undifferentiated
 from bayesprune.draws.sites import DenseGradient, param_site
 from bayesprune.methods.base import Method, Posterior
 from bayesprune.network.extra import packed, unpacked
@@ -133,7 +133,7 @@ class BayesianNet(nn.Module):
         first = not self._uses
         how: dict[str, Estimator] = {n: self.estimator if self._uses.get(n, 2) <= 1 else "weight" for n in draws}
         try:
-            with sampling((draw, how[name]) for name, draw in draws.items()):
+            with sampling((draw, how[name]) for name, draw in draws.items()), undifferentiated():
                 result = self.run(values, *args, **kwargs)
                 seen = {name: uses(draw) for name, draw in draws.items()}
         except (SecondUseError, DifferentiatedError):
