@@ -1,8 +1,8 @@
 """What the pages name is there: files of the repository, linked pages, public names."""
 
 import re
-from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from support.paths import ROOT
@@ -32,8 +32,8 @@ def private_names(text: str) -> list[str]:
     for dotted in _NAME.findall(text):
         first, *rest = dotted[1:].split(".")
         public = first in bp.__all__
-        if first in bp._MODULES:  # a module that is looked into by name
-            public = not rest or rest[0] in import_module(f"bayesprune.{first}").__all__
+        if public and rest and isinstance(module := getattr(bp, first), ModuleType):  # looked into by name
+            public = rest[0] in module.__all__
         if not public:
             wrong.append(dotted[1:])
     return wrong

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from bayesprune.draws.local import COMPOSITE, LOCAL, AddNoise, flipout, local
+from bayesprune.draws.local import COMPOSITE, LOCAL, AddActivationNoise, AddNoise, DifferentiatedError, flipout, local
 
-__all__ = ["Estimator", "GaussianDraw", "SecondUseError", "plain", "sampling"]
+__all__ = ["DifferentiatedError", "Estimator", "GaussianDraw", "SecondUseError", "plain", "sampling"]
 
 Estimator = Literal["local", "weight", "flipout"]
 
@@ -166,9 +166,11 @@ def sampling(draws: Iterable[tuple[GaussianDraw, Estimator]], again: bool = Fals
         roots.append((root, estimator))
     for root, estimator in roots:
         root.estimator, root.uses = estimator, 0
+    under_way = AddActivationNoise.under_way.set(not again)
     try:
         yield
     finally:
+        AddActivationNoise.under_way.reset(under_way)
         for root, _ in roots:
             root.estimator, root.uses = "weight", None
 

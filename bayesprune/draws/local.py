@@ -8,15 +8,16 @@ Wen et al. 2018, *Flipout: Efficient Pseudo-Independent Weight Perturbations on 
 """
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["COMPOSITE", "LOCAL", "AddNoise", "Product", "flipout", "local"]
+__all__ = ["COMPOSITE", "LOCAL", "AddActivationNoise", "AddNoise", "DifferentiatedError", "Product", "flipout", "local"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,22 @@ class AddNoise(torch.autograd.Function):
         return grads[0], grads[0] * slope, None
 
 
+class DifferentiatedError(RuntimeError):
+    """A forward pass differentiates a sampled activation, whose slope is not that of a draw of the weight."""
+
+
+class AddActivationNoise(AddNoise):
+    """The noise of a sampled activation, which no derivative may pass while the forward pass is under way."""
+
+    under_way: ClassVar[ContextVar[bool]] = ContextVar("a forward pass is under way", default=False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        if AddActivationNoise.under_way.get():
+            raise DifferentiatedError("the forward pass differentiates what was sampled")
+        return AddNoise.backward(ctx, *grads)
+
+
 def local(call: Product, loc: Tensor, var: Tensor, bias_loc: Tensor | None, bias_var: Tensor | None) -> Tensor:
     """Sample the result of ``call`` from its own mean and variance (local reparameterisation).
 
@@ -67,7 +84,7 @@ def local(call: Product, loc: Tensor, var: Tensor, bias_loc: Tensor | None, bias
     mean = call.apply(call.x, loc, bias_loc, 1)
     variance = call.apply(call.x.square(), var, bias_var, 2)
     noise = torch.randn_like(mean, dtype=torch.promote_types(mean.dtype, torch.float32))
-    return AddNoise.apply(mean, variance, noise.to(mean.dtype))
+    return AddActivationNoise.apply(mean, variance, noise.to(mean.dtype))
 
 
 def flipout(call: Product, loc: Tensor, delta: Tensor, bias: Tensor | None) -> Tensor:

@@ -6,12 +6,32 @@ distributed training work as for any module, and two models in one process canno
 """
 
 import weakref
+from typing import Any
 
+import torch
 from pyro.distributions import constraints
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
-__all__ = ["param_site"]
+__all__ = ["DenseGradient", "param_site"]
+
+
+class DenseGradient(torch.autograd.Function):
+    """The value itself; a sparse gradient goes on as a dense one, for views and draws have no sparse backward."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0].to_dense() if grads[0].is_sparse else grads[0]
 
 
 def param_site(name: str, parameter: nn.Parameter) -> Tensor:

@@ -1,10 +1,13 @@
 """Validation of batches: how many a loader holds, inputs and targets, what must not be in them."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from bayesprune.fitting.likelihoods import parted
 
@@ -23,7 +26,10 @@ def count_batches(loader: Iterable[Any]) -> int:
     Raises:
         ValueError: none.
     """
-    count = len(loader) if isinstance(loader, Sized) else sum(1 for _ in loader)
+    try:
+        count = len(loader)  # type: ignore[arg-type]
+    except TypeError:  # none, or that of a DataLoader over a stream, which raises
+        count = sum(1 for _ in loader)
     if count == 0:
         raise ValueError("the loader holds no batches")
     return count
@@ -42,9 +48,34 @@ def pair(batch: Any) -> tuple[Any, Any]:
     return parted(batch)
 
 
-def count_examples(y: Any) -> int:
-    """How many examples a batch holds, by its targets."""
+def count_examples(x: Any, y: Any) -> int:
+    """How many examples a batch holds: the first axis of its targets, or of the first of several.
+
+    >>> count_examples(torch.zeros(8, 3), {"energy": torch.zeros(8), "forces": torch.zeros(8, 3)})
+    8
+    """
+    if isinstance(y, Tensor):
+        return max(len(y), 1) if y.dim() else 1
+    leaves = tree_leaves(y) if isinstance(y, (Mapping, tuple)) else tree_leaves(x)  # a list can be an entry an example
+    tensor = next((leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), None)
+    if tensor is not None:
+        return max(len(tensor), 1)
     return max(len(y), 1) if isinstance(y, Sized) else 1
+
+
+def check_size(loader: Any, size: int | None) -> None:
+    """Warn where the data set has more examples than the model was told."""
+    dataset, sampler = getattr(loader, "dataset", None), getattr(loader, "sampler", None)
+    if size is None or not isinstance(dataset, Sized) or not isinstance(sampler, Sized):
+        return
+    with suppress(TypeError):  # a length that raises
+        count = min(len(dataset), len(sampler))
+        if count > size:
+            warnings.warn(
+                f"the loader's data set has {count} examples and the model was given size={size}: the KL then counts "
+                f"{count / size:.3g} times as much as it should; say size={count}",
+                stacklevel=5,
+            )
 
 
 def check_inputs(x: Any, i: int) -> None:

@@ -54,7 +54,8 @@ def fit(
         autocast: ``"bf16"`` runs the net under autocast, its products in bfloat16, while parameters, KL and
             log-probabilities stay in float32; ``"no"`` does not. By default what Accelerate's environment or a
             ``torch.autocast`` around the call says, else ``"no"``.
-        checkpoint: a folder written after each epoch, atomically; a run that finds one there resumes from it.
+        checkpoint: a folder in which a folder of ours holds the state after each of the last two epochs; a run that
+            finds its own there resumes from it. No code in it is run, and the user's files in it are left alone.
         progress: whether to show a bar on stderr; by default if that is a terminal, or a notebook with
             ipywidgets.
         precision: the old name of ``autocast``.
@@ -64,14 +65,15 @@ def fit(
 
     Raises:
         ValueError: no batches, NaN in the data, an argument out of range, a device that is not there, or a
-            ``checkpoint`` that holds something else than a checkpoint of this run.
-        FloatingPointError: the loss is no longer finite; the parameters are those before that step.
+            ``checkpoint`` of another run (the difference is named), damaged, or with more epochs done than asked for.
+        FloatingPointError: the loss or a gradient is no longer finite; the parameters are those before that step, and
+            the last checkpoint stands.
+        OSError: a checkpoint cannot be written; this is tried before training starts.
     """
     if precision is not None:
         warnings.warn("fit(precision=…) is called autocast now", DeprecationWarning, stacklevel=2)
         autocast = precision
-    settings = Settings(epochs, lr, optimizer or adam, decay, warmup, device, autocast)
-    hooks = [callback for callback in (prune, *callbacks) if callback is not None]
-    loop = Loop(model, guide, loader, settings, hooks)
+    settings = Settings(epochs, lr, optimizer or adam, decay, warmup, seed, device, autocast)
+    loop = Loop(model, guide, loader, settings, prune, callbacks)
     with seeded(seed), progress_bar(progress, epochs) as show:
         return loop.run(None if checkpoint is None else Path(checkpoint), show)

@@ -14,12 +14,17 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from bayesprune.fitting.batches import check_inputs, check_loader, count_batches, count_examples, pair
-from bayesprune.fitting.checkpoints import Generators, load_checkpoint, save_checkpoint
+import bayesprune
+from bayesprune.fitting.batches import check_inputs, check_loader, check_size, count_batches, count_examples, pair
+from bayesprune.fitting.checkpoints import Checkpoints
 from bayesprune.fitting.devices import place
 from bayesprune.fitting.elbo import MeanFieldELBO
+from bayesprune.fitting.fingerprint import data_fingerprint, net_fingerprint, said
+from bayesprune.fitting.finite import first_not_finite, gradients, total
+from bayesprune.fitting.generators import generators_of
 from bayesprune.fitting.history import Epoch, History
 from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear, parameter_groups
+from bayesprune.fitting.snapshot import misfits, optimizer_state, random_states, set_optimizer_state, set_random_states
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.pruning.callback import Callback, Run
 
@@ -39,14 +44,15 @@ class Settings:
     optimizer: OptimizerFactory = adam
     decay: Callable[[float], float] = half_then_linear
     warmup: float | None = None
+    seed: int | None = None
     device: torch.device | str | None = None
     autocast: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.epochs, int) or self.epochs < 1:
             raise ValueError(f"epochs is an integer ≥ 1, got {self.epochs!r}")
-        if not self.lr > 0:
-            raise ValueError(f"lr is a learning rate > 0, got {self.lr!r}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr is a finite learning rate > 0, got {self.lr!r}")
         if self.warmup is not None and not self.warmup >= 0:
             raise ValueError(f"warmup is a number of epochs ≥ 0, got {self.warmup!r}")
         if self.autocast not in (None, "no", "bf16"):
@@ -64,6 +70,7 @@ class Loop:
     Args:
         model, guide, loader: as :func:`bayesprune.fit` takes them.
         settings: what it is asked for.
+        prune: the schedule, the first of the callbacks; a checkpoint knows it.
         callbacks: called in this order.
 
     Attributes:
@@ -77,10 +84,12 @@ class Loop:
         guide: Callable[..., Any],
         loader: Iterable[Any],
         settings: Settings,
+        prune: Callback | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         check_loader(loader)
-        self.settings, self.callbacks, self.history = settings, callbacks, History()
+        self.settings, self.prune, self.history = settings, prune, History()
+        self.callbacks = [*([] if prune is None else [prune]), *callbacks]
         self.elbo = MeanFieldELBO()
         bound: nn.Module = self.elbo(model, guide)
         self.bnet = _bayesian_net(bound, guide)
@@ -98,13 +107,15 @@ class Loop:
         self.schedule = LambdaLR(optimizer, lambda step: settings.decay(min(step / self.progress.steps, 1.0)))
         self.bound, self.optimizer = self.accelerator.prepare(bound, optimizer)
         self.size: int | None = getattr(model, "size", None)
-        self.accelerator.register_for_checkpointing(self.history, self.schedule, Generators(self.loader))
+        check_size(loader, self.size)
         self.sums = torch.zeros(3, dtype=torch.float64, device="cpu")  # of an epoch: NLL, KL and how many
 
     def run(self, checkpoint: Path | None, show: Callable[[History], None]) -> History:
         """Fit, from the checkpoint if there is one; ``show`` is told the history after each epoch."""
         self.bound.train()
-        if checkpoint is not None and self.load(checkpoint):
+        kept = None if checkpoint is None else self._checkpoints(checkpoint)
+        if kept is not None:
+            self._resume(kept)
             show(self.history)
         done = len(self.history.epochs)
         if done >= self.settings.epochs:
@@ -114,8 +125,8 @@ class Loop:
             for epoch in range(done, self.settings.epochs):
                 self.epoch(epoch, first=epoch == done)
                 show(self.history)
-                if checkpoint is not None:
-                    self.save(checkpoint)
+                if kept is not None:
+                    self.save(kept)
         except KeyboardInterrupt:
             self.history.interrupted = True
             self._tell("on_end")
@@ -135,6 +146,7 @@ class Loop:
         self._tell("on_epoch")
         if epoch + 1 == self.settings.epochs:
             self._tell("on_end")
+        self._check_parameters(epoch)
         nll, kl, _ = (self.sums / self.sums[2]).tolist()
         seconds = time.perf_counter() - started
         self.history.epochs.append(Epoch(epoch + 1, nll, kl, self.elbo.kl_weight, _kept(self.bnet), seconds))
@@ -143,37 +155,105 @@ class Loop:
         """One step of the optimiser, and of the learning rate's schedule.
 
         Raises:
-            FloatingPointError: the loss is not finite; the parameters are those before.
+            FloatingPointError: the loss or a gradient is not finite; the parameters are those before.
         """
         elbo, run = self.elbo, self.progress
         elbo.kl_weight = self.settings.kl_weight(run.step / self.batches)
         self.optimizer.zero_grad()
         loss = self.bound(*send_to_device((x, y), self.device))
-        n = self.size or count_examples(y) * self.batches
-        self.sums += torch.stack([elbo.nll / n, elbo.kl, torch.ones_like(elbo.kl)]).double().cpu()
+        n = self.size or count_examples(x, y) * self.batches
+        with torch.autocast(self.device.type, enabled=False):  # backward, products are of forward's types
+            self.accelerator.backward(loss / n)
+        named = gradients(self.bound)
+        norm = total(gradient for _, gradient in named).to(elbo.kl)
+        # one look at the device for all four
+        seen = torch.stack([elbo.nll / n, elbo.kl, torch.ones_like(elbo.kl), norm]).double().cpu()
+        self.sums += seen[:3]
         if not bool(torch.isfinite(self.sums[:2]).all()):
             raise FloatingPointError(
                 f"the loss is {float(loss.detach()):g} in {where}: lower lr={self.settings.lr:g}, or look at the data "
                 "and the start"
             )
-        with torch.autocast(self.device.type, enabled=False):  # backward, products are of forward's types
-            self.accelerator.backward(loss / n)
+        if not math.isfinite(seen[3]) and (name := first_not_finite(named)) is not None:
+            raise FloatingPointError(
+                f"the gradient of {name!r} is not finite in {where}, though the loss is: look for a square root, a "
+                f"logarithm or a division at 0, or lower lr={self.settings.lr:g}; the parameters are those before "
+                f"step {run.step + 1}"
+            )
         self._tell("on_gradient")
         self.optimizer.step()
         run.step += 1
         self.schedule.step()
         self._tell("on_step")
 
-    def save(self, folder: Path) -> None:
-        """Write the state of the run into ``folder``."""
-        save_checkpoint(self.accelerator, folder)
+    def save(self, kept: Checkpoints) -> None:
+        """Write the state of the run among its checkpoints."""
+        net = self.accelerator.unwrap_model(self.bound)
+        shared = {
+            "net": dict(net.state_dict()),
+            "optimizer": optimizer_state(self.progress.optimizer, net),
+            "schedule": self.schedule.state_dict(),
+            "history": self.history.to_dict(),
+        }
+        kept.save(len(self.history.epochs), shared, random_states(generators_of(self.loader)))
 
-    def load(self, folder: Path) -> bool:
-        """Go on from the state in ``folder``, if there is one; says whether there was."""
-        if not load_checkpoint(self.accelerator, folder):
+    def load(self, kept: Checkpoints) -> bool:
+        """Go on from the last checkpoint, if there is one; says whether there was. A refused one changes nothing."""
+        found = kept.load()
+        if found is None:
             return False
-        self.progress.step = len(self.history.epochs) * self.batches
+        done, shared, own = found
+        net = self.accelerator.unwrap_model(self.bound)
+        if apart := misfits(net, self.progress.optimizer, shared):
+            raise kept.refuse("; ".join(apart))
+        if done > self.settings.epochs:
+            raise kept.refuse(f"it has done {done} epochs, and epochs={self.settings.epochs} asks for fewer")
+        set_optimizer_state(self.progress.optimizer, net, shared["optimizer"])
+        net.load_state_dict(shared["net"])
+        self.schedule.load_state_dict(shared["schedule"])
+        self.history.load_state_dict(shared["history"])
+        set_random_states(generators_of(self.loader), own)
+        self.progress.step = done * self.batches
         return True
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Whose checkpoints these are: all that decides what comes out, but how many epochs it goes on for."""
+        settings, optimizer = self.settings, self.progress.optimizer
+        options = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in optimizer.param_groups]
+        return {
+            "bayesprune": bayesprune.__version__,
+            "seed": settings.seed,
+            "lr": settings.lr,
+            "optimizer": type(optimizer).__name__,
+            "the optimizer's options": said(options),
+            "decay": [settings.decay(done / 4) for done in range(5)],
+            "warmup": settings.warmup,
+            "autocast": settings.autocast,
+            "prune": said(self.prune),
+            "size": self.size,
+            "batches an epoch": self.batches,
+            "batch size": getattr(self.loader, "batch_size", None),
+            "data": data_fingerprint(self.loader),
+            "processes": self.accelerator.num_processes,
+            **net_fingerprint(self.bnet),
+        }
+
+    def _checkpoints(self, folder: Path) -> Checkpoints:
+        accelerator = self.accelerator
+        return Checkpoints(folder, self.fingerprint(), accelerator.process_index, accelerator.wait_for_everyone)
+
+    def _resume(self, kept: Checkpoints) -> None:
+        if not self.load(kept):
+            self.save(kept)  # what cannot be written is known before the training, not after it
+
+    def _check_parameters(self, epoch: int) -> None:
+        """Raise ``FloatingPointError`` where a step left a number that is not finite: it is not saved."""
+        named = [(name, p) for name, p in self.bound.named_parameters() if p.requires_grad and p.numel()]
+        if not math.isfinite(total(p for _, p in named)) and (name := first_not_finite(named)) is not None:
+            raise FloatingPointError(
+                f"{name!r} is not finite after epoch {epoch + 1}, though its gradients are: lower "
+                f"lr={self.settings.lr:g}"
+            )
 
     def _tell(self, hook: str) -> None:
         for callback in self.callbacks:

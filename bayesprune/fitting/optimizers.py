@@ -19,8 +19,9 @@ def half_then_linear(progress: float) -> float:
 
 
 def adam(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The default optimiser."""
-    return torch.optim.Adam(groups, fused=True)
+    """The default optimiser, fused where it can be: every parameter real, and none with a sparse gradient."""
+    takes = all(p.is_floating_point() for group in groups for p in group["params"])
+    return torch.optim.Adam(groups, fused=takes)
 
 
 def parameter_groups(bound: nn.Module, bnet: BayesianNet, lr: float) -> list[dict[str, Any]]:

@@ -10,8 +10,17 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayesprune.draws.gaussian import Estimator, GaussianDraw, SecondUseError, plain, sampled, sampling, uses
-from bayesprune.draws.sites import param_site
+from bayesprune.draws.gaussian import (
+    DifferentiatedError,
+    Estimator,
+    GaussianDraw,
+    SecondUseError,
+    plain,
+    sampled,
+    sampling,
+    uses,
+)
+from bayesprune.draws.sites import DenseGradient, param_site
 from bayesprune.methods.base import Method, Posterior
 from bayesprune.network.extra import packed, unpacked
 from bayesprune.network.recompute import recomputing
@@ -32,7 +41,8 @@ class BayesianNet(nn.Module):
         rules: glob over parameter names → method; the first match wins.
         estimator: how Gaussian draws meet the data in training. ``"local"`` samples activations (least variance, two
             products), ``"weight"`` samples the weight (one product), ``"flipout"`` flips one weight draw per example
-            (two). A weight that is used twice in one forward pass takes the weight draw. In eval mode and without
+            (two). A weight that is used twice in one forward pass, or a net whose
+            forward differentiates, takes the weight draw. In eval mode and without
             gradients, one draw is one weight.
 
     Raises:
@@ -53,6 +63,7 @@ class BayesianNet(nn.Module):
         super().__init__()
         if not isinstance(net, nn.Module):
             raise TypeError(f"BayesianNet needs an nn.Module, got {type(net).__name__}")
+        _check_runs(net)
         if estimator not in get_args(Estimator):
             raise ValueError(f"estimator is one of {get_args(Estimator)}, got {estimator!r}")
         self._net = (net,)  # in a tuple: not a submodule, so that nothing here trains, moves or switches it
@@ -69,6 +80,9 @@ class BayesianNet(nn.Module):
                 put(self._rest, name, copy)
         for name, buffer in net.named_buffers():
             put(self._rest, name, buffer.detach().clone())
+        self._sparse = frozenset(
+            f"{path}.weight".lstrip(".") for path, m in net.named_modules() if getattr(m, "sparse", False) is True
+        )
         self._uses: dict[str, int] = {}  # how often each draw was used in the first forward pass
         self._sampled: tuple[str, ...] = ()
 
@@ -112,6 +126,8 @@ class BayesianNet(nn.Module):
         for name, value in tensors(self._rest):
             values[name] = param_site(name, value) if isinstance(value, nn.Parameter) else value
         draws = {n: v for n, v in values.items() if isinstance(v, GaussianDraw)}
+        for name in self._sparse & values.keys() - draws.keys():
+            values[name] = DenseGradient.apply(values[name])
         if self.estimator == "weight" or not (draws and self.training and torch.is_grad_enabled()):
             return self.run(plain(values), *args, **kwargs)
         first = not self._uses
@@ -120,7 +136,7 @@ class BayesianNet(nn.Module):
             with sampling((draw, how[name]) for name, draw in draws.items()):
                 result = self.run(values, *args, **kwargs)
                 seen = {name: uses(draw) for name, draw in draws.items()}
-        except SecondUseError:
+        except (SecondUseError, DifferentiatedError):
             self._uses, self._sampled = dict.fromkeys(draws, 2), ()
             return self.run(plain(values), *args, **kwargs)
         if first:
@@ -145,8 +161,14 @@ class BayesianNet(nn.Module):
 
         # without gradients there is no backward pass that could recompute
         recompute = recomputing(self.net, values, again) if torch.is_grad_enabled() else nullcontext()
+        borrowed = dict(values)
         with _in_mode(self.net, mode), recompute:
-            return functional_call(self.net, dict(values), args, kwargs)
+            result = functional_call(self.net, borrowed, args, kwargs)
+        for name, buffer in list(self._rest.named_buffers()):
+            now = borrowed.get(name)
+            if values.get(name) is buffer and now is not buffer and isinstance(now, Tensor):
+                put(self._rest, name, now.detach())  # the forward reassigned it, as it would the net's own
+        return result
 
     def draw(self) -> dict[str, Tensor]:
         """One joint draw from the posterior, pruned: every parameter and buffer by its name, for :meth:`run`."""
@@ -249,6 +271,14 @@ class BayesianNet(nn.Module):
                 "net outside any pyro.plate, and run Predictive and ELBOs without vectorised particles"
             )
         return weight
+
+
+def _check_runs(net: nn.Module) -> None:
+    """Raise ``TypeError`` for what cannot be run on values other than its own."""
+    if isinstance(net, torch.jit.ScriptModule):
+        raise TypeError("net must be the nn.Module itself, not what TorchScript made of it")
+    if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise TypeError(f"net must be the nn.Module itself, not {type(net).__name__} around it: give net.module")
 
 
 @contextmanager

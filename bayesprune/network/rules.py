@@ -1,5 +1,6 @@
 """Rules that assign methods to weights: globs over parameter names, the first match wins."""
 
+import warnings
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
@@ -10,7 +11,11 @@ from bayesprune.methods.base import Method, Posterior
 from bayesprune.methods.weight import Weight
 from bayesprune.patterns import PatternError
 
-__all__ = ["posteriors_of"]
+__all__ = ["FrozenWarning", "posteriors_of"]
+
+
+class FrozenWarning(UserWarning):
+    """A rule's glob matches a weight that the user froze; it stays frozen."""
 
 
 def posteriors_of(net: nn.Module, rules: Mapping[str, Method]) -> dict[str, tuple[Method, Posterior]]:
@@ -22,6 +27,9 @@ def posteriors_of(net: nn.Module, rules: Mapping[str, Method]) -> dict[str, tupl
 
     Returns:
         Parameter name → (method, posterior), in the net's order. What no rule matches is left out.
+
+    Warns:
+        FrozenWarning: a glob matches weights that do not require a gradient; they are left out.
 
     Raises:
         TypeError: a rule's value is no method.
@@ -39,12 +47,16 @@ def posteriors_of(net: nn.Module, rules: Mapping[str, Method]) -> dict[str, tupl
             raise ValueError(f"{name!r} has no shape yet: run the net once on a batch before giving it a posterior")
     found: dict[str, tuple[Method, Posterior]] = {}
     matched: set[str] = set()
+    frozen: list[str] = []
     for name, parameter in net.named_parameters():
         globs = [g for g in rules if fnmatchcase(name, g)]
         if not globs:
             continue
         glob = globs[0]
         matched.add(glob)
+        if not parameter.requires_grad and glob != name:
+            frozen.append(name)
+            continue
         method = rules[glob]
         try:
             weight = Weight(name, parameter, method.pattern, layout_of(net, name))
@@ -53,6 +65,13 @@ def posteriors_of(net: nn.Module, rules: Mapping[str, Method]) -> dict[str, tupl
                 f"rule {glob!r} does not fit {name!r}: {error}. Give {name!r} a rule of its own before {glob!r}"
             ) from None
         found[name] = method, method.posterior(weight)
+    if frozen:
+        warnings.warn(
+            f"rules match {frozen}, which are frozen (requires_grad=False): they stay so, without a posterior; "
+            "a rule that is a weight's exact name gives it one all the same",
+            FrozenWarning,
+            stacklevel=3,
+        )
     for glob in rules:
         if glob not in matched:
             names = [n for n, _ in net.named_parameters()]

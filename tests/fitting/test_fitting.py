@@ -1,89 +1,20 @@
 """The ELBO loop: scaling, history, warm-up, seeds, loaders, optimisers, Ctrl-C, checkpoints."""
 
 import math
-import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from support.elsewhere import environment
+from support.fits import NETS, N, Note, batches, data, fit, linear, same, shuffled, state
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
 from bayesprune.fitting.elbo import MeanFieldELBO
-from bayesprune.fitting.history import History
 from bayesprune.pruning import Run
-
-N = 48
-
-
-def data() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(5)
-    x = torch.randn(N, 1, 6, 6, generator=generator)
-    return x, (x.mean((1, 2, 3)) > 0).long()
-
-
-def linear(seed: int = 0, **kwargs: Any) -> bp.BayesianNet:
-    torch.manual_seed(seed)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 2))
-    return bp.BayesianNet(net, {"*.weight": bp.SparseVD()}, **kwargs)
-
-
-def convolution(seed: int = 0, **kwargs: Any) -> bp.BayesianNet:
-    torch.manual_seed(seed)
-    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 2))
-    return bp.BayesianNet(net, {"*.weight": bp.Gaussian(init_log_scale=-2.0)}, **kwargs)
-
-
-NETS = {"linear": linear, "convolution": convolution}
-
-
-def batches(size: int) -> list[tuple[Tensor, Tensor]]:
-    x, y = data()
-    return list(zip(x.split(size), y.split(size), strict=True))
-
-
-def fit(bnet: bp.BayesianNet, loader: Any = None, **kwargs: Any) -> History:
-    wanted: dict[str, Any] = {"epochs": 3, "lr": 0.01, "seed": 1, "progress": False, **kwargs}
-    return bp.fit(bp.classify(bnet, N), bnet.guide, batches(16) if loader is None else loader, **wanted)
-
-
-def state(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return list(one) == list(two) and all(torch.equal(one[name], two[name]) for name in one)
-
-
-class Note(bp.Callback):
-    """Remembers what it saw; raises ``error`` after step ``at``."""
-
-    def __init__(self, at: int = 0, error: BaseException | None = None) -> None:
-        self.at, self.error = at, error
-        self.steps: list[int] = []
-        self.epochs: list[float] = []
-        self.rates: list[list[float]] = []
-        self.run: Run | None = None
-
-    def on_step(self, run: Run) -> None:
-        self.run = run
-        self.steps.append(run.step)
-        self.rates.append([group["lr"] for group in run.optimizer.param_groups])
-        if self.error is not None and run.step == self.at:
-            raise self.error
-
-    def on_epoch(self, run: Run) -> None:
-        self.epochs.append(run.progress)
-
 
 # --- what is maximised ------------------------------------------------------------------------------------------------
 
@@ -221,10 +152,6 @@ def test_regress_with_fixed_noise_finds_the_closed_form_posterior() -> None:
 # --- seeds ------------------------------------------------------------------------------------------------------------
 
 
-def shuffled(workers: int = 0, generator: torch.Generator | None = None) -> DataLoader[Any]:
-    return DataLoader(TensorDataset(*data()), batch_size=16, shuffle=True, num_workers=workers, generator=generator)
-
-
 @pytest.mark.parametrize(
     ("net", "estimator"), [("linear", "local"), ("linear", "weight"), ("linear", "flipout"), ("convolution", "local")]
 )
@@ -239,41 +166,6 @@ def test_the_seed_fixes_the_fit_bit_by_bit(net: str, estimator: str) -> None:
     assert same(first[0], again[0])
     assert first[1:] == again[1:]
     assert not same(first[0], other[0])
-
-
-def in_a_process(body: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """Run ``body`` in a fresh interpreter, where ``t`` is this file and ``folder`` a path; no type checks there."""
-    head = "from pathlib import Path\nfrom fitting import test_fitting as t\nt.torch.set_num_threads(1)\n"
-    command = [sys.executable, "-c", f"{head}folder = Path({str(folder)!r})\n{body}"]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False)
-
-
-GENERATORS = """
-import random
-import numpy as np
-import torch
-
-def generators():
-    state = np.random.get_state()
-    return random.getstate(), (state[1].tolist(), state[2]), torch.get_rng_state().tolist()
-
-nets = [t.linear() for _ in range(3)]
-t.fit(nets[0])  # the very first fit of a process imports rich, which draws a number
-before = generators()
-t.fit(nets[1], t.shuffled(), epochs=1, checkpoint=folder)
-assert generators() == before
-random.random(), np.random.rand(), torch.rand(())
-moved = generators()
-assert all(a != b for a, b in zip(before, moved))
-t.fit(nets[2], t.shuffled(), epochs=2, checkpoint=folder)  # resumes, with the saved generators
-assert generators() == moved
-print("as they were")
-"""
-
-
-def test_a_seeded_fit_leaves_the_global_generators_as_they_were(tmp_path: Path) -> None:
-    done = in_a_process(GENERATORS, tmp_path / "run")  # beartype draws from Python's generator
-    assert done.stdout.endswith("as they were\n"), done.stderr
 
 
 def test_without_a_seed_the_global_generator_decides() -> None:
@@ -482,176 +374,3 @@ def test_a_loss_that_is_not_finite_is_an_error_that_spares_the_parameters() -> N
     with pytest.raises(FloatingPointError, match=r"epoch 2, batch 1.*lr=0\.01"):
         fit(bnet, callbacks=[Overflow()])
     assert all(bool(torch.isfinite(p).all()) for p in bnet.parameters())
-
-
-# --- checkpoints ------------------------------------------------------------------------------------------------------
-
-
-def checkpointed(folder: Path | None, epochs: int = 4, **kwargs: Any) -> tuple[dict[str, Tensor], Any]:
-    bnet = convolution()
-    history = fit(
-        bnet, shuffled(), epochs=epochs, seed=3, prune=bp.Cubic(keep=0.5, every=2), checkpoint=folder, **kwargs
-    )
-    return state(bnet), history
-
-
-def assert_same_run(one: tuple[dict[str, Tensor], Any], two: tuple[dict[str, Tensor], Any]) -> None:
-    assert same(one[0], two[0])
-    plain = [[(e.epoch, e.nll, e.kl, e.kl_weight, e.kept) for e in history.epochs] for _, history in (one, two)]
-    assert plain[0] == plain[1]
-
-
-@pytest.mark.parametrize("at", [3, 4, 8, 11])
-def test_a_run_that_died_and_is_run_again_ends_bit_identical(tmp_path: Path, at: int) -> None:
-    """The folder holds the last whole epoch; what came after it is done again."""
-    whole = checkpointed(None)
-    with pytest.raises(ZeroDivisionError):
-        checkpointed(tmp_path / "run", callbacks=[Note(at=at, error=ZeroDivisionError())])
-    note = Note()
-    assert_same_run(checkpointed(tmp_path / "run", callbacks=[note]), whole)
-    done = 3 * (at // 3) if at % 3 else at - 3  # an epoch of three batches is saved after its callbacks
-    assert note.steps == list(range(done + 1, 13))
-    assert [p.name for p in tmp_path.iterdir()] == ["run"]
-
-
-def test_ctrl_c_and_the_same_command_end_bit_identical(tmp_path: Path) -> None:
-    _, history = checkpointed(tmp_path / "run", callbacks=[Note(at=8, error=KeyboardInterrupt())])
-    assert history.interrupted
-    again = checkpointed(tmp_path / "run")
-    assert not again[1].interrupted
-    assert_same_run(again, checkpointed(None))
-
-
-@pytest.mark.parametrize("owner", ["loader", "sampler"])
-def test_a_loader_with_a_generator_of_its_own_resumes_too(tmp_path: Path, owner: str) -> None:
-    def run(folder: Path | None, **kwargs: Any) -> tuple[dict[str, Tensor], Any]:
-        bnet, generator = linear(), torch.Generator().manual_seed(11)
-        loader = shuffled(generator=generator)
-        if owner == "sampler":
-            sampler = torch.utils.data.RandomSampler(loader.dataset, generator=generator)
-            loader = DataLoader(loader.dataset, batch_size=16, sampler=sampler)
-        history = fit(bnet, loader, epochs=3, checkpoint=folder, **kwargs)
-        return state(bnet), history
-
-    with pytest.raises(ZeroDivisionError):
-        run(tmp_path / "run", callbacks=[Note(at=5, error=ZeroDivisionError())])
-    assert_same_run(run(tmp_path / "run"), run(None))
-
-
-def test_a_finished_run_returns_at_once(tmp_path: Path) -> None:
-    whole = checkpointed(tmp_path / "run")
-    note = Note()
-    again = checkpointed(tmp_path / "run", callbacks=[note])
-    assert note.steps == []
-    assert_same_run(again, whole)
-    assert [e.seconds for e in again[1].epochs] == [e.seconds for e in whole[1].epochs]
-
-
-KILLED = """
-import os, signal
-
-class Kill(t.bp.Callback):
-    def on_step(self, run):
-        if run.step == 8:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-t.checkpointed(folder, callbacks=[Kill()])
-"""
-
-
-def test_a_run_that_was_killed_and_is_run_again_ends_bit_identical(tmp_path: Path) -> None:
-    done = in_a_process(KILLED, tmp_path / "run")
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert (tmp_path / "run").is_dir()
-    note = Note()
-    assert_same_run(checkpointed(tmp_path / "run", callbacks=[note]), checkpointed(None))
-    assert note.steps == [7, 8, 9, 10, 11, 12]
-
-
-@pytest.mark.parametrize("when", ["while it writes", "between the two renames"])
-def test_a_checkpoint_is_replaced_only_by_a_whole_new_one(
-    tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed at any moment, the folder beside which it died still resumes."""
-    folder = tmp_path / "run"
-    checkpointed(folder, callbacks=[Note(at=8, error=KeyboardInterrupt())])
-    before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    died = RuntimeError("power cut")
-    if when == "while it writes":
-
-        def half_written(self: Any, output_dir: str, **kwargs: Any) -> None:
-            Path(output_dir).mkdir()
-            (Path(output_dir) / "model.safetensors").write_bytes(b"half")
-            raise died
-
-        monkeypatch.setattr("accelerate.Accelerator.save_state", half_written)
-    else:
-        rename = Path.rename
-
-        def first_only(self: Path, target: Path) -> Path:
-            if self.name == ".run.new":
-                raise died
-            return rename(self, target)
-
-        monkeypatch.setattr(Path, "rename", first_only)
-    with pytest.raises(RuntimeError, match="power cut"):
-        checkpointed(folder)
-    monkeypatch.undo()
-    if when == "while it writes":
-        assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-    note = Note()
-    assert_same_run(checkpointed(folder, callbacks=[note]), checkpointed(None))
-    assert note.steps[0] == (7 if when == "while it writes" else 10)  # the old one, or the new one: not afresh
-    assert [p.name for p in tmp_path.iterdir()] == ["run"]
-
-
-def damage_model(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(b"no tensors")
-
-
-def damage_optimizer(folder: Path) -> None:
-    path = folder / "optimizer.bin"
-    path.write_bytes(path.read_bytes()[:100])
-
-
-def lose_history(folder: Path) -> None:
-    (folder / "custom_checkpoint_0.pkl").unlink()
-
-
-def foreign_folder(folder: Path) -> None:
-    shutil.rmtree(folder)
-    folder.mkdir()
-    (folder / "thesis.tex").write_text("precious")
-
-
-def foreign_file(folder: Path) -> None:
-    shutil.rmtree(folder)
-    folder.write_text("precious")
-
-
-DAMAGES = [damage_model, damage_optimizer, lose_history, foreign_folder, foreign_file]
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_or_foreign_folder_is_an_error_and_is_left_alone(
-    tmp_path: Path, damage: Callable[[Path], None]
-) -> None:
-    folder = tmp_path / "run"
-    checkpointed(folder, epochs=1)
-    damage(folder)
-    before = [(p, p.read_bytes()) for p in sorted(tmp_path.rglob("*")) if p.is_file()]
-    with pytest.raises(ValueError, match=r"run' is no checkpoint of this run, or a damaged one"):
-        checkpointed(folder, epochs=2)
-    assert [(p, p.read_bytes()) for p in sorted(tmp_path.rglob("*")) if p.is_file()] == before
-
-
-def test_a_checkpoint_of_another_net_is_an_error(tmp_path: Path) -> None:
-    checkpointed(tmp_path / "run", epochs=1)
-    with pytest.raises(ValueError, match="no checkpoint of this run"):
-        fit(linear(), shuffled(), checkpoint=tmp_path / "run")
-
-
-def test_an_empty_folder_is_a_fresh_start(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    assert_same_run(checkpointed(tmp_path / "run", epochs=2), checkpointed(None, epochs=2))
-    assert (tmp_path / "run" / "model.safetensors").exists()

@@ -46,6 +46,60 @@ class ReadsWeight(nn.Module):
         return F.linear(self.called(x), self.read.weight, self.read.bias) + x @ self.called.weight
 
 
+class Doubled(nn.Linear):
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+class Named(nn.Conv2d):
+    def bound(self):
+        return float(self.bias.abs().max())
+
+
+def scaled():
+    layer = nn.Linear(8, 16)
+    layer.lr_scale = 0.5
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "why"),
+    [
+        (lambda: Doubled(8, 16), (5, 8), "Doubled is a class of its own"),
+        (lambda: Named(3, 16, 3), (5, 3, 6, 6), "Named is a class of its own"),
+        (scaled, (5, 8), "Linear was given lr_scale"),
+    ],
+)
+def test_a_layer_that_has_more_than_torchs_stays_masked_dense(layer, shape, why):
+    net, x = nn.Sequential(layer()).eval(), torch.randn(shape)
+    mask = torch.rand(1, *net[0].weight.shape[1:]).expand_as(net[0].weight) < 0.4
+    made = plan(net, {"0.weight": mask}, example=x)
+    assert f"masked dense: {why}" in made["0.weight"].reason
+    assert type(export(net, {}, {"0.weight": mask}, example=x, plan=made)[0]) is type(net[0])
+
+
+class ByKeyword(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(input=x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "form"),
+    [(nn.Linear(8, 16), (4, 8), CSR()), (nn.Conv2d(16, 16, 3), (2, 16, 6, 6), BSR(16, 1))],
+)
+def test_a_packed_layer_is_called_as_torchs_is(layer, shape, form, masked_dense):
+    net, x = ByKeyword(layer).eval(), torch.randn(shape)
+    mask = torch.rand(1, *layer.weight.shape[1:]).expand_as(layer.weight) < 0.4
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sparse = export(net, {}, {"layer.weight": mask}, example=x, formats={"*": form})
+    torch.testing.assert_close(sparse(x), masked_dense(net, {"layer.weight": mask})(x), rtol=1e-4, atol=1e-5)
+
+
 class LowRank(nn.Linear):
     """A linear layer by class, but not by what it computes."""
 

@@ -59,15 +59,15 @@ class SparseConv2d(SparseLinear):
         """As of ``nn.Conv2d``."""
         return self.geometry.groups
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` is ``(images, in_channels, rows, columns)`` or one image; the result likewise."""
+    def forward(self, input: Tensor) -> Tensor:
+        """``input``, named as torch's: ``(images, in_channels, rows, columns)`` or one image; the result likewise."""
         g = self.geometry
-        if type(self) is SparseConv2d and unwatched(x, self._parameters.get("values")):
-            return convolve(x, self._operands(), g, self.kernel)
+        if type(self) is SparseConv2d and unwatched(input, self._parameters.get("values")):
+            return convolve(input, self._operands(), g, self.kernel)
         if transformed():
-            return composite_conv(self._cast(x), self._operands(), g)
+            return composite_conv(self._cast(input), self._operands(), g)
         return sparse_conv2d(
-            *(self._cast(x), self.values, self.crow, self.col, self.bias, self.scale),
+            *(self._cast(input), self.values, self.crow, self.col, self.bias, self.scale),
             *(self.out_channels, self.in_channels),
             *(list(size) for size in (g.kernel, g.stride, g.padding, g.dilation)),
             *(g.groups, self._written, self.kernel, self.activation),

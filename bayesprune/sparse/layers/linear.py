@@ -79,16 +79,16 @@ class SparseLinear(nn.Module):
             variance = variance * self.output_scale[:, None] ** 2
         self.variance = self.format.gather(variance, self.crow, self.col)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` is ``(*lead, in)``; returns ``(*lead, out)``."""
+    def forward(self, input: Tensor) -> Tensor:
+        """``input``, so named as torch's, is ``(*lead, in)``; returns ``(*lead, out)``."""
         if self.format.is_dense:
-            return self.sparse_weight.linear(self._cast(x), self.bias, self.kernel, self.activation)
-        if type(self) is SparseLinear and unwatched(x, self._parameters.get("values")):
-            return multiply(x, self._operands(), self.kernel)
+            return self.sparse_weight.linear(self._cast(input), self.bias, self.kernel, self.activation)
+        if type(self) is SparseLinear and unwatched(input, self._parameters.get("values")):
+            return multiply(input, self._operands(), self.kernel)
         if transformed():
-            return composite(self._cast(x), self._operands())
+            return composite(self._cast(input), self._operands())
         return sparse_linear(
-            *(self._cast(x), self.values, self.crow, self.col, self.bias, self.scale),
+            *(self._cast(input), self.values, self.crow, self.col, self.bias, self.scale),
             *(self.out_features, self.in_features, self._written, self.kernel, self.activation),
         )
 

@@ -7,21 +7,37 @@ from torch import Tensor, nn
 
 from bayesprune.sparse.layers.linear import SparseLinear
 from bayesprune.sparse.layers.variances import carry_variances, variances_of
-from bayesprune.sparse.saving.coding import Codebook, Streams, code, codebook_of, pack
+from bayesprune.sparse.saving.coding import Codebook, Streams, code, codebook_of, longest_text, pack
 from bayesprune.sparse.saving.description import check_savable, is_channels_last, manifest_of, unique_tensors
 from bayesprune.sparse.saving.manifest import TensorEntry
 from bayesprune.sparse.saving.storage import DTYPES
 from bayesprune.sparse.surgery.composites import shell
 
-__all__ = ["SLACK", "Compressed", "compressed", "most_unpacked"]
+__all__ = ["SLACK", "Compressed", "compressed", "distrust", "most_unpacked"]
 
-_GROWTH = 4096
+_GROWTH, _EXACT_GROWTH = 4096, 4
 SLACK = 2**24  # bytes that a file may claim beyond what stands in proportion to it
 
 
 def most_unpacked(length: int) -> int:
     """The bytes that the tensors of a compressed file of ``length`` may take, where nothing else tells of them."""
     return _GROWTH * length + SLACK
+
+
+def distrust(tensors: Mapping[str, TensorEntry], length: int, exact: int, own: int = 0) -> str | None:
+    """Why a compressed file's tensors are not decoded, in words; None where they are.
+
+    Args:
+        tensors: what the file claims.
+        length: its bytes.
+        exact: those of what it keeps exactly, which deflates to no less than a quarter, or is made up.
+        own: the bytes of the net that is known beforehand.
+    """
+    claimed = sum(entry.nbytes for entry in tensors.values())
+    kept = sum(entry.nbytes for entry in tensors.values() if entry.how == "exact")
+    if claimed > most_unpacked(length) + own or kept > _EXACT_GROWTH * exact + SLACK + own:
+        return f"tensors of {claimed:,} bytes, {kept:,} of them exact, are far more than {length:,} bytes hold"
+    return None
 
 
 @dataclass(frozen=True)
@@ -31,12 +47,14 @@ class Compressed:
     Attributes:
         data: the file, byte by byte.
         unpacked: the bytes of its tensors once it is loaded.
+        distrusted: why no loader would trust it to be sound, or empty.
         tensors: the bytes of each parameter and buffer by its name in the net, and of the places of a masked weight's
             values under ``name/col``; fractions, for all share one stream.
     """
 
     data: bytes
     unpacked: int
+    distrusted: str
     tensors: Mapping[str, float]
 
     @property
@@ -84,4 +102,10 @@ def compressed(
         entries[name] = TensorEntry(kind, dtype, tuple(x.shape), how, block, {}, x.requires_grad, is_channels_last(x))
     text = manifest_of(sparse, entries, ties, {}).text()
     data = pack(Streams(text, coded.exact, coded.numbers))
-    return Compressed(data, sum(entry.nbytes for entry in entries.values()), coded.nbytes)
+    if len(text.encode()) > longest_text(len(data)):
+        raise ValueError(
+            f"the net has {len(tensors):,} tensors, too many for a file of {len(data):,} bytes to tell of: save it "
+            "without compress"
+        )
+    unpacked, why = sum(entry.nbytes for entry in entries.values()), distrust(entries, len(data), len(coded.exact))
+    return Compressed(data, unpacked, why or "", coded.nbytes)

@@ -7,8 +7,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from bayesprune.sparse.saving.coding import decode, is_compressed, unpack
-from bayesprune.sparse.saving.compressed import most_unpacked
-from bayesprune.sparse.saving.manifest import FileError, Manifest, TensorEntry
+from bayesprune.sparse.saving.compressed import distrust
+from bayesprune.sparse.saving.manifest import FileError, Manifest, TensorEntry, check_header
 
 __all__ = ["contents"]
 
@@ -36,6 +36,7 @@ def contents(path: Path) -> dict[str, Any]:
         if is_compressed(data):
             manifest, sizes = _decoded(data)
         else:
+            check_header(data)
             manifest, sizes = _listed(path)
     except SafetensorError as error:
         raise FileError(f"{path} is not a whole safetensors file: {error}") from error
@@ -92,8 +93,9 @@ def _decoded(data: bytes) -> tuple[Manifest, dict[str, int]]:
     """The manifest of a compressed file, and the bytes of each tensor."""
     streams = unpack(data)
     manifest = Manifest.parse(streams.text)
-    if sum(tensor.nbytes for tensor in manifest.tensors.values()) > most_unpacked(len(data)):
-        raise FileError("it claims far more than a file of its size holds")
+    why = distrust(manifest.tensors, len(data), len(streams.exact))
+    if why is not None:
+        raise FileError(f"the file claims {why}")
     found = decode(streams.exact, streams.numbers, manifest.tensors, manifest.surgery.packed).nbytes
     return manifest, {name: round(found.get(name, 0.0)) for name in manifest.tensors}
 

@@ -69,11 +69,14 @@ def check_savable(net: object) -> None:
 
 
 def manifest_of(
-    net: nn.Module, entries: dict[str, TensorEntry], ties: dict[str, str], sums: dict[str, tuple[str, list[int], str]]
+    net: nn.Module,
+    entries: dict[str, TensorEntry],
+    ties: dict[str, str],
+    sums: dict[str, tuple[str, tuple[int, ...], str]],
 ) -> Manifest:
     """The manifest of a net whose tensors are told by ``entries``, ``ties`` and ``sums``."""
     try:
-        node, needs_net = describe(net), ""
+        node, needs_net = describe(net, len(entries) + len(ties)), ""
     except CannotRebuildError as error:
         node, needs_net = None, str(error)
     return Manifest(node, needs_net, entries, ties, Surgery.of(net), sums)

@@ -19,7 +19,7 @@ from bayesprune.sparse.formats import SparseWeight
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.layers.linear import SparseLinear
 from bayesprune.sparse.saving.coding import Codebook, Streams, codebook_of, decode, is_compressed, unpack
-from bayesprune.sparse.saving.compressed import SLACK, compressed, most_unpacked
+from bayesprune.sparse.saving.compressed import SLACK, compressed, distrust
 from bayesprune.sparse.saving.description import (
     check_savable,
     is_channels_last,
@@ -27,9 +27,9 @@ from bayesprune.sparse.saving.description import (
     named_tensors,
     unique_tensors,
 )
-from bayesprune.sparse.saving.manifest import FileError, Manifest, TensorEntry, sha256
+from bayesprune.sparse.saving.manifest import FileError, Manifest, TensorEntry, check_header, sha256
 from bayesprune.sparse.saving.rebuild import TRIPPED, CannotRebuildError, build
-from bayesprune.sparse.saving.storage import Stored, restore, store
+from bayesprune.sparse.saving.storage import Stored, plain, restore, store
 from bayesprune.sparse.surgery.eligibility import conv_geometry
 from bayesprune.sparse.surgery.surgery import Surgery
 
@@ -77,6 +77,7 @@ def save(
     Raises:
         ValueError: a tensor or a module that the file cannot hold; variances that do not fit the net.
         FileNotFoundError, IsADirectoryError: there is no such folder, or ``path`` is one.
+        OSError: the file cannot be written.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
@@ -93,7 +94,7 @@ def save(
         raise FileNotFoundError(f"there is no folder {str(target.parent)!r} to save into; make it first")
     if codebook_of(compress) is not None:
         file = compressed(sparse, compress, variances=variances)
-        if file.unpacked > most_unpacked(file.nbytes):
+        if file.distrusted:
             raise ValueError(
                 f"the net's {file.unpacked:,} bytes would become {file.nbytes:,}, which no loader trusts to be sound: "
                 "pack its empty weights (bp.export) or save it without compress"
@@ -106,8 +107,9 @@ def save(
     entries: dict[str, TensorEntry] = {}
     buffers: dict[str, Tensor] = {}
     tensors, ties = unique_tensors(sparse)
+    kept = _trusted({name: (x, store(x)) for name, (_, x) in tensors.items()})
     for name, (kind, x) in tensors.items():
-        stored = store(x)
+        stored = kept[name]
         parts = {part: name if part == "values" else f"{name}/{part}" for part in stored.parts}
         if buffers.keys() & set(parts.values()):
             raise ValueError(f"the name {name!r} is taken: a module's name must not end in /bits, /crow or /col")
@@ -116,10 +118,21 @@ def save(
         block = stored.block or ()
         like = stored.dtype, stored.shape, stored.how, block, parts
         entries[name] = TensorEntry(kind, *like, x.requires_grad, is_channels_last(x))
-    sums = {name: (str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)) for name, x in buffers.items()}
+    sums = {name: (str(x.dtype).removeprefix("torch."), tuple(x.shape), sha256(x)) for name, x in buffers.items()}
     metadata = manifest_of(sparse, entries, ties, sums).write()
     data = safetensors.torch.save(buffers, metadata)  # its save_file renames over devices, and has errors of its own
     replace_file(target, lambda fresh: fresh.write_bytes(data))
+
+
+def _trusted(stored: Mapping[str, tuple[Tensor, Stored]]) -> dict[str, Stored]:
+    """``stored``, with as many tensors as they are as it takes for :func:`load` to trust what the file claims."""
+    kept = {name: found for name, (_, found) in stored.items()}
+    beyond = {name: x.nbytes - kept[name].most_unpacked for name, (x, _) in stored.items()}
+    worst = sorted((name for name in beyond if beyond[name] > 0), key=beyond.__getitem__)
+    while worst and sum(beyond[name] for name in worst) > SLACK:
+        name = worst.pop()
+        kept[name] = plain(stored[name][0])
+    return kept
 
 
 def _read(data: bytes) -> tuple[Manifest, dict[str, Tensor]]:
@@ -127,6 +140,7 @@ def _read(data: bytes) -> tuple[Manifest, dict[str, Tensor]]:
     try:
         if len(data) < 8 or length > len(data) - 8:
             raise ValueError("it ends before its header does")
+        check_header(data)
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
         tensors = safetensors.torch.load(data)
         manifest = Manifest.read(metadata)
@@ -138,26 +152,32 @@ def _read(data: bytes) -> tuple[Manifest, dict[str, Tensor]]:
     return manifest, tensors
 
 
-def _check_claims(net: nn.Module, manifest: Manifest, stored: int, most: int) -> None:
-    """Raise before anything is unpacked where that does not fit the net, or would take more than ``most`` bytes."""
-    claimed = sum(entry.nbytes for entry in manifest.tensors.values())
-    if claimed > most:
-        own = nbytes(net)
-        raise FileError(f"the file claims tensors of {claimed:,} bytes; its net has {own:,}, and it holds {stored:,}")
+def _check_layers(net: nn.Module, manifest: Manifest) -> None:
+    """Raise before anything is unpacked where the packed layers do not fit the net."""
     for path, layer in manifest.surgery.packed.items():
         found = _features(net, path)
         if found != layer.shape:
             raise FileError(f"the file has a layer {path!r} of (out, in) = {layer.shape}, the net has {found}")
 
 
-def _unpacked(manifest: Manifest, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    tensors = {}
+def _stored(manifest: Manifest, buffers: Mapping[str, Tensor]) -> dict[str, Stored]:
+    found = {}
     for name, entry in manifest.tensors.items():
+        missing = next((at for at in entry.parts.values() if at not in buffers), None)
+        if missing is not None:
+            raise FileError(f"{name!r} cannot be unpacked: the file lacks {missing!r}")
+        parts = {part: buffers[at] for part, at in entry.parts.items()}
+        block = (entry.block[0], entry.block[1]) if entry.block else None
+        found[name] = Stored(entry.how, entry.dtype, entry.shape, block, parts)
+    return found
+
+
+def _unpacked(stored: Mapping[str, Stored]) -> dict[str, Tensor]:
+    tensors = {}
+    for name, found in stored.items():
         try:
-            parts = {part: buffers[at] for part, at in entry.parts.items()}
-            block = (entry.block[0], entry.block[1]) if entry.block else None
-            tensors[name] = restore(Stored(entry.how, entry.dtype, entry.shape, block, parts))
-        except (KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
+            tensors[name] = restore(found)
+        except (ValueError, TypeError, OverflowError, RuntimeError) as error:
             raise FileError(f"{name!r} cannot be unpacked: {error}") from error
     return tensors
 
@@ -282,15 +302,27 @@ def load(path: str | PathLike[str], net: nn.Module | None = None) -> nn.Module:
         elif manifest.net is None:
             raise FileError(f"this file needs its net: load(path, net=skeleton), for {manifest.needs_net}")
         else:
-            target = build(manifest.net, most_layers=len(manifest.tensors))
+            target = build(manifest.net, len(manifest.tensors) + len(manifest.ties))
         target = manifest.surgery.reshape(target)
         if streams is None:
             stored = sum(x.nbytes for x in buffers.values())
-            _check_claims(target, manifest, stored, nbytes(target) + 4 * stored + SLACK)
-            tensors = _as_told(manifest, _unpacked(manifest, buffers))
+            found = _stored(manifest, buffers)
+            trusted = sum(min(manifest.tensors[n].nbytes, s.most_unpacked) for n, s in found.items())
+            own = nbytes(target) + 4 * stored if net is not None else min(trusted, nbytes(target) + 4 * stored)
+            claimed = sum(entry.nbytes for entry in manifest.tensors.values())
+            if claimed > own + SLACK:
+                has = nbytes(target)
+                raise FileError(
+                    f"the file claims tensors of {claimed:,} bytes; its net has {has:,}, and it holds {stored:,}"
+                )
+            _check_layers(target, manifest)
+            tensors = _as_told(manifest, _unpacked(found))
         else:
             own = 0 if net is None else nbytes(target)
-            _check_claims(target, manifest, len(data), own + most_unpacked(len(data)))
+            why = distrust(manifest.tensors, len(data), len(streams.exact), own)
+            if why is not None:
+                raise FileError(f"the file claims {why}")
+            _check_layers(target, manifest)
             tensors = _as_told(manifest, _decoded(target, manifest, streams))
         weights = _weights(manifest, tensors)
         target = _known_kernels(manifest.surgery).pack(target, weights)

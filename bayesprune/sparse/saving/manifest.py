@@ -12,16 +12,29 @@ from torch import Tensor
 
 from bayesprune._text import visible
 from bayesprune.sparse.activations import ACTIVATIONS
-from bayesprune.sparse.formats import format_of
+from bayesprune.sparse.formats import FORMATS, format_of
 from bayesprune.sparse.layers.sizes import SizeChange
 from bayesprune.sparse.saving.storage import DTYPES
 from bayesprune.sparse.surgery.surgery import PackedLayer, Surgery
 
-__all__ = ["VERSION", "FileError", "Manifest", "TensorEntry", "sha256"]
+__all__ = ["VERSION", "FileError", "Manifest", "TensorEntry", "check_header", "most_text", "sha256"]
 
 VERSION = 3
+_SMALL_TEXT = 2**20  # bytes of a manifest of any file
 Side = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Shape = Annotated[tuple[Side, ...], msgspec.Meta(max_length=64)]
+
+
+def most_text(length: int) -> int:
+    """The bytes that the manifest of a file of ``length`` may have: as Python's objects it takes many times as many."""
+    return _SMALL_TEXT + length // 8
+
+
+def check_header(data: bytes) -> None:
+    """Raise :class:`FileError` where a safetensors file's header is longer than its manifest may be."""
+    length = int.from_bytes(data[:8], "little")
+    if length > 2 * most_text(len(data)):  # it holds the manifest as a string, and tells of each tensor once more
+        raise FileError(f"its header of {length:,} bytes tells of more than a file of {len(data):,} bytes holds")
 
 
 class FileError(ValueError):
@@ -74,6 +87,10 @@ class _Layer(msgspec.Struct):
 
     def read(self, where: str) -> PackedLayer:
         name, *sizes = self.format
+        if name not in FORMATS:
+            raise FileError(
+                f"{where} is packed as {name!r}; this version knows {', '.join(FORMATS)}: upgrade bayesprune"
+            )
         if self.activation not in ACTIVATIONS:
             raise FileError(
                 f"{where} has the activation {self.activation!r}, which this version does not know: upgrade"
@@ -101,10 +118,10 @@ class _Text(msgspec.Struct, kw_only=True):
     opened: dict[str, bool]
     shrunk: dict[str, msgspec.Raw]
     silent: list[str]
-    buffers: dict[str, tuple[str, list[int], str]]
+    buffers: dict[str, tuple[str, Shape, str]]
 
 
-_SIZES = dict[str, tuple[int | Shape | None, int | Shape | None]]
+_SIZES = dict[str, tuple[Side | Shape | None, Side | Shape | None]]
 
 
 def _decoded(text: str | msgspec.Raw, kind: Any, where: str = "") -> Any:
@@ -135,7 +152,7 @@ class Manifest:
     tensors: dict[str, TensorEntry]
     ties: dict[str, str]
     surgery: Surgery = field(default_factory=Surgery)
-    buffers: dict[str, tuple[str, list[int], str]] = field(default_factory=dict)
+    buffers: dict[str, tuple[str, Shape, str]] = field(default_factory=dict)
 
     def text(self) -> str:
         """The manifest as JSON."""
@@ -190,7 +207,7 @@ class Manifest:
         if len(set(parts)) < len(parts):
             raise FileError("the manifest is malformed: it makes two tensors of one and the same in the file")
         for name, x in tensors.items():
-            if self.buffers[name] != (str(x.dtype).removeprefix("torch."), list(x.shape), sha256(x)):
+            if self.buffers[name] != (str(x.dtype).removeprefix("torch."), tuple(x.shape), sha256(x)):
                 raise FileError(f"{name!r} does not match its checksum: the file is damaged or was altered")
 
 

@@ -3,7 +3,7 @@
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -26,6 +26,14 @@ TRIPPED = (
 Node = dict[str, object]
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _PLAIN = (int, float, str, bool, type(None))
+_RARE = ("proj_size", "nonlinearity")
+_RNN_ARGUMENTS = (
+    *("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"),
+    *_RARE,
+)
+_MOST_SIDES, _MOST_LAYERS, _MOST_RECURRENT = 64, 1_000, 128
+_MODULES_A_TENSOR, _FREE_MODULES = 4, 512  # activations and containers have no tensors
+_IN_A_BLOCK = 12  # modules of a transformer's layer
 
 
 class CannotRebuildError(ValueError):
@@ -40,9 +48,8 @@ def _torch_class(name: str) -> type[nn.Module]:
 
 
 def _rnn(m: nn.RNNBase) -> Node:
-    names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
     more = {"LSTM": ("proj_size",), "RNN": ("nonlinearity",)}.get(type(m).__name__, ())
-    return {name: getattr(m, name) for name in (*names, *more)}
+    return {name: getattr(m, name) for name in _RNN_ARGUMENTS if name not in _RARE or name in more}
 
 
 def _attention(m: nn.MultiheadAttention) -> Node:
@@ -100,13 +107,26 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, _PLAIN) or (isinstance(value, tuple | list) and all(_is_plain(v) for v in value))
 
 
+def _arguments(kind: type[nn.Module]) -> dict[str, inspect.Parameter]:
+    """What a file may give the constructor: no device and no dtype, which the net has from its tensors."""
+    variadic = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    found = inspect.signature(kind).parameters.items()
+    return {
+        name: p
+        for name, p in found
+        if p.kind not in variadic and not name.startswith("_") and name not in ("device", "dtype")
+    }
+
+
+def _argument_names(kind: type[nn.Module]) -> set[str]:
+    """The arguments that :func:`describe` writes of a class; RNNs hand theirs on to a base class."""
+    return {*_arguments(kind), *(_RNN_ARGUMENTS if issubclass(kind, nn.RNNBase) else ())}
+
+
 def _read_arguments(module: nn.Module) -> Node:
     """The constructor's arguments, read off the attributes of the same names."""
     args: Node = {}
-    for name, parameter in inspect.signature(type(module)).parameters.items():
-        variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if variadic or name.startswith("_") or name in ("device", "dtype"):
-            continue
+    for name, parameter in _arguments(type(module)).items():
         if name == "bias" and "bias" in module._parameters:
             args[name] = full(module, "bias") is not None
         elif hasattr(module, name) and _is_plain(full(module, name)):
@@ -138,51 +158,99 @@ def describe_node(module: nn.Module) -> Node:
     return {"class": kind.__name__, "args": _ARGUMENTS.get(kind, _read_arguments)(module)}
 
 
-def _value(value: object, depth: int, most: int) -> object:
+def _value(value: object, depth: int) -> object:
     if isinstance(value, dict):
-        return _build(value, depth, most)
+        return _build(value, depth)
     if isinstance(value, list):
-        return tuple(_value(v, depth + 1, most) for v in value)
+        if len(value) > _MOST_SIDES:
+            raise CannotRebuildError(f"an argument is a list of {len(value):,}; a module takes at most {_MOST_SIDES}")
+        return tuple(_value(v, depth + 1) for v in value)
     if not isinstance(value, _PLAIN):
         raise CannotRebuildError(f"an argument cannot be {value!r}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise CannotRebuildError("an argument is beyond 64 bits")
     return value
 
 
-def _build(node: Mapping[str, object], depth: int, most: int) -> nn.Module:
-    name, children, args = node.get("class"), node.get("children", {}), node.get("args", {})
-    if depth > 100 or not (isinstance(name, str) and isinstance(children, dict) and isinstance(args, dict)):
+def _parts(node: object, depth: int = 0) -> tuple[str, dict[str, object], dict[str, object]]:
+    """The class, children and arguments of a node."""
+    if depth > 100 or not isinstance(node, dict):
         raise CannotRebuildError("the description of the net is malformed")
+    name, children, args = node.get("class"), node.get("children", {}), node.get("args", {})
+    if not (isinstance(name, str) and isinstance(children, dict) and isinstance(args, dict)):
+        raise CannotRebuildError("the description of the net is malformed")
+    return name, children, args
+
+
+def _nodes(value: object) -> Iterator[object]:
+    """The descriptions of modules within an argument."""
+    if isinstance(value, dict):
+        yield value
+    for one in value if isinstance(value, list) else ():
+        yield from _nodes(one)
+
+
+def _modules(node: object, depth: int = 0) -> int:
+    """How many modules ``node`` makes, counted before any is made: what is cloned so many times counts so often."""
+    name, children, args = _parts(node, depth)
+    layers = [value for key, value in args.items() if "layers" in key and isinstance(value, int)]
+    recurrent = name in ("RNN", "GRU", "LSTM")
+    most = _MOST_RECURRENT if recurrent else _MOST_LAYERS
+    if max(layers, default=0) > most:
+        raise CannotRebuildError(f"{name} claims {max(layers):,} layers; a file's has at most {most:,}")
+    inner = (one for value in (*children.values(), *args.values()) for one in _nodes(value))
+    own = 4 if recurrent else _IN_A_BLOCK if "Transformer" in name else 0
+    return 1 + (own + sum(_modules(one, depth + 1) for one in inner)) * max(1, sum(layers))
+
+
+def _build(node: object, depth: int) -> nn.Module:
+    name, children, args = _parts(node, depth)
     kind = _torch_class(name)
     if kind in _CONTAINERS:
         built = kind()
         for leaf, child in children.items():
-            built.add_module(leaf, _build(child, depth + 1, most))
+            built.add_module(leaf, _build(child, depth + 1))
         return built
-    if any("layers" in key and isinstance(value, int) and value > most for key, value in args.items()):
-        raise CannotRebuildError(f"{name} claims more than {most} layers, which is more than the file has tensors")
-    made = {key: _value(value, depth + 1, most) for key, value in args.items()}
+    unknown = args.keys() - _argument_names(kind)
+    if unknown:
+        raise CannotRebuildError(f"{name} has no argument {', '.join(sorted(unknown))} that a file may give")
+    made = {key: _value(value, depth + 1) for key, value in args.items()}
     if kind in _FEEDS_FORWARD and made.get("activation") in ACTIVATIONS:
         made["activation"] = ACTIVATIONS[str(made["activation"])].function  # torch's constructors know two by name
     return kind(**made)
 
 
-def build(node: Mapping[str, object], most_layers: int = 10_000) -> nn.Module:
+def build(node: Mapping[str, object], tensors: int = 10_000) -> nn.Module:
     """The module that ``node`` tells of, on the meta device, in eval mode.
 
+    Args:
+        node: what :func:`describe` gave.
+        tensors: how many the file has, which bounds how many modules there can be: they are counted before they are
+            made.
+
     Raises:
-        CannotRebuildError: ``node`` is malformed or names what is not torch.nn's.
+        CannotRebuildError: ``node`` is malformed, names what is not torch.nn's, or would make more than a net of so
+            many tensors has.
 
     >>> build({"class": "Linear", "args": {"in_features": 3, "out_features": 2}})
     Linear(in_features=3, out_features=2, bias=True)
     """
+    most = _MODULES_A_TENSOR * tensors + _FREE_MODULES
     try:
+        count = _modules(node)
+        if count > most:
+            raise CannotRebuildError(f"the description makes {count:,} modules of {tensors:,} tensors, above {most:,}")
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a constructor had to say was said when the net was made
-            return _build(node, 0, most_layers).eval()
+            built = _build(node, 0).eval()
     except CannotRebuildError:
         raise
     except (*TRIPPED, AssertionError) as error:  # torch asserts what it wants of arguments
         raise CannotRebuildError(f"the description of the net does not build: {error}") from error
+    real = next((name for name, x in (*built.named_parameters(), *built.named_buffers()) if not x.is_meta), None)
+    if real is not None:
+        raise CannotRebuildError(f"the description of the net makes values of its own: {real}")
+    return built
 
 
 def _same_settings(module: nn.Module, other: nn.Module) -> bool:
@@ -216,7 +284,7 @@ def _difference(net: nn.Module, again: nn.Module) -> str | None:
     return None
 
 
-def describe(net: nn.Module) -> Node:
+def describe(net: nn.Module, tensors: int = 10_000) -> Node:
     """``net`` as JSON from which :func:`build` makes the same modules again: tried, and compared module by module.
 
     Raises:
@@ -229,7 +297,7 @@ def describe(net: nn.Module) -> Node:
         node = describe_node(net)
         modules = net.named_modules(remove_duplicate=False)
         weights = {path: m.sparse_weight for path, m in modules if isinstance(m, SparseLinear)}
-        again = Surgery.of(net).apply(build(json.loads(json.dumps(node))), weights)
+        again = Surgery.of(net).apply(build(json.loads(json.dumps(node)), tensors), weights)
         difference = _difference(net, again)
     except CannotRebuildError:
         raise

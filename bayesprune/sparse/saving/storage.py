@@ -12,7 +12,7 @@ from torch import Tensor
 from bayesprune.sparse.formats import BSR, CSR, Format, SparseWeight
 from bayesprune.sparse.formats.block_shapes import block_shapes
 
-__all__ = ["DTYPES", "Stored", "restore", "store"]
+__all__ = ["DTYPES", "Stored", "plain", "restore", "store"]
 
 DTYPES: Mapping[str, torch.dtype] = {
     str(d).removeprefix("torch."): d
@@ -23,6 +23,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 _BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 _LEAST = 64  # entries: below, packing gains nothing
+_TRUST: Mapping[str, int] = {"values": 1024, "col": 1024, "crow": 8, "bits": 8}  # times the bytes of a part
 _MOST_GROWTH = 1024  # a packed tensor may unpack to at most this many times its bytes: no small file fills the memory
 
 
@@ -49,6 +50,11 @@ class Stored:
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.parts.values())
 
+    @property
+    def most_unpacked(self) -> int:
+        """What it may be trusted to unpack to: bytes that only say what is not there are trusted least."""
+        return sum(_TRUST.get(name, 1) * part.nbytes for name, part in self.parts.items())
+
 
 def _index_dtype(largest: int) -> torch.dtype:
     return torch.uint8 if largest < 2**8 else torch.int16 if largest < 2**15 else torch.int32
@@ -68,6 +74,12 @@ def _compressed_bytes(form: Format, there: Tensor, itemsize: int) -> int:
     return entries * (h * w * itemsize + column) + (rows + 1) * _index_dtype(entries).itemsize
 
 
+def plain(x: Shaped[Tensor, "..."]) -> Stored:
+    """A tensor as it is."""
+    dtype = str(x.dtype).removeprefix("torch.")
+    return Stored("dense", dtype, tuple(x.shape), None, {"values": x.detach().cpu().contiguous()})
+
+
 def store(x: Shaped[Tensor, "..."]) -> Stored:
     """Cut a tensor into the parts that take the fewest bytes. Exact, the sign of a zero included.
 
@@ -82,16 +94,15 @@ def store(x: Shaped[Tensor, "..."]) -> Stored:
     if dtype not in DTYPES:
         raise ValueError(f"the file holds {', '.join(DTYPES)}; got a tensor of {dtype}")
     x = x.detach().cpu().contiguous()
-    plain = Stored("dense", dtype, shape, None, {"values": x})
     if x.numel() < _LEAST:
-        return plain
+        return plain(x)
     if x.dtype in (torch.int32, torch.int64):
         fits = int(x.min()) >= 0 and int(x.max()) < 2**31
-        return Stored("narrow", dtype, shape, None, {"values": _narrow(x)}) if fits else plain
+        return Stored("narrow", dtype, shape, None, {"values": _narrow(x)}) if fits else plain(x)
     if x.dtype == torch.int8 and int(x.min()) >= -8 and int(x.max()) < 8:
         return Stored("nibbles", dtype, shape, None, {"values": _nibbles(x)})
     if not x.is_floating_point():
-        return plain
+        return plain(x)
     there = x.view(_BITS[x.element_size()]) != 0  # by bits, for −0.0 is not 0.0 here
     kept = int(there.count_nonzero())
     sizes: dict[object, int] = {
@@ -106,7 +117,7 @@ def store(x: Shaped[Tensor, "..."]) -> Stored:
                 sizes[form] = size
     best = min(sizes, key=sizes.__getitem__)
     if best == "dense":
-        return plain
+        return plain(x)
     if best == "bits":
         bits = torch.from_numpy(np.packbits(there.reshape(-1).numpy()))
         return Stored("bits", dtype, shape, None, {"bits": bits, "values": x[there]})

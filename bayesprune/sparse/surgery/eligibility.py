@@ -16,6 +16,10 @@ from bayesprune.sparse.layers.linear import SparseLinear
 
 __all__ = ["conv_geometry", "observe", "obstacle", "packed_layer", "weight_matrix"]
 
+_OWN_ATTRIBUTES = frozenset(
+    name for made in (nn.Linear(1, 1, device="meta"), nn.Conv2d(1, 1, 1, device="meta")) for name in vars(made)
+) | {"full_sizes", "nf", "nx"}  # what sizes were, and a Conv1D's own
+
 
 def _passes_over(module: nn.Module) -> bool:
     """Whether ``module`` reads the weights of the layers within, in place of calling them."""
@@ -35,6 +39,15 @@ def _is_hf_conv1d(owner: nn.Module) -> bool:
             return torch.allclose(owner.forward(x), F.linear(x, weight.T, bias), rtol=1e-2, atol=1e-3)
     except (RuntimeError, TypeError, ValueError):
         return False
+
+
+def _has_more(owner: nn.Module) -> str | None:
+    """What a layer has beyond torch's own, which a packed one in its place would lack; None where nothing."""
+    kind = type(owner)
+    if not kind.__module__.startswith("torch.nn.modules.") and not _is_hf_conv1d(owner):
+        return f"{kind.__name__} is a class of its own, which may have more than torch's forward"
+    given = [name for name in vars(owner) if not name.startswith("_") and name not in _OWN_ATTRIBUTES]
+    return f"{kind.__name__} was given {', '.join(given)}" if given else None
 
 
 def _computes_linear(owner: nn.Module) -> bool:
@@ -88,6 +101,8 @@ def obstacle(net: nn.Module, name: str, called: Mapping[str, torch.Size]) -> str
         return f"{leaf} of {kind} is not the weight of a linear layer"
     if not _computes_linear(owner) and conv_geometry(owner) is None:
         return f"{kind} has no sparse kernel"
+    if (more := _has_more(owner)) is not None:
+        return more
     if not net.get_parameter(name).is_floating_point():
         return f"weights of {net.get_parameter(name).dtype} have no sparse kernel"
     if set(owner._parameters) != {"weight", "bias"} or owner._buffers or owner._modules:

@@ -44,8 +44,13 @@ def made(spec: choose.Spec) -> tuple[bytes, bool]:
 
 
 @on_posix
-def test_code_of_ones_own_is_read_again(cache):
-    first, was_made = made(SPEC)
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o077])
+def test_code_of_ones_own_is_read_again_whatever_the_umask(cache, umask):
+    before = os.umask(umask)
+    try:
+        first, was_made = made(SPEC)
+    finally:
+        os.umask(before)
     assert was_made and cache.stat().st_mode & 0o777 == 0o700
     assert made(SPEC) == (first, False)
 

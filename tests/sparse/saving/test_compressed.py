@@ -422,7 +422,7 @@ def test_a_manifest_that_unpacks_to_gigabytes_is_not(tmp_path):
     text = body.compress(bytes(2**26)) + body.flush()
     rest = struct.pack("<II", len(text), 0) + text
     (tmp_path / "m").write_bytes(begin + hashlib.sha256(begin + rest).digest() + rest)
-    with pytest.raises(FileError, match="holds more than 16,777,216 bytes"):
+    with pytest.raises(FileError, match=r"holds more than [0-9,]+ bytes"):
         load(tmp_path / "m")
 
 

@@ -5,7 +5,7 @@ Huffman Coding*, arXiv:1510.00149.
 """
 
 from bayesprune.sparse.saving.coding.codebook import Codebook, codebook_of
-from bayesprune.sparse.saving.coding.container import Streams, is_compressed, pack, unpack
+from bayesprune.sparse.saving.coding.container import Streams, is_compressed, longest_text, pack, unpack
 from bayesprune.sparse.saving.coding.streams import CodedNet, DecodedNet, code, decode
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "codebook_of",
     "decode",
     "is_compressed",
+    "longest_text",
     "pack",
     "unpack",
 ]

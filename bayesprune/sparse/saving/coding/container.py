@@ -6,14 +6,14 @@ import zlib
 from dataclasses import dataclass
 
 from bayesprune.sparse.saving.coding.dictionary import DICTIONARY
-from bayesprune.sparse.saving.manifest import VERSION, FileError
+from bayesprune.sparse.saving.manifest import VERSION, FileError, most_text
 
-__all__ = ["Streams", "inflated", "is_compressed", "pack", "unpack"]
+__all__ = ["Inflater", "Streams", "inflated", "is_compressed", "longest_text", "pack", "unpack"]
 
 _MAGIC = b"\x89bpcode"  # no safetensors file begins so: its header would be far longer than any disk
 _DIGEST = hashlib.sha256().digest_size
 _LENGTHS = struct.Struct("<II")
-_MOST_TEXT = 2**24  # bytes of a manifest
+_TEXT_GROWTH, _TEXT_SLACK = 64, 2**16  # a manifest may be so many times the file, and so many bytes more
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,11 @@ class Streams:
     text: str
     exact: bytes
     numbers: bytes
+
+
+def longest_text(length: int) -> int:
+    """The bytes that the manifest of a compressed file of ``length`` may have."""
+    return min(most_text(length), _TEXT_GROWTH * length + _TEXT_SLACK)
 
 
 def is_compressed(data: bytes) -> bool:
@@ -52,6 +57,34 @@ def inflated(data: bytes, most: int, dictionary: bytes = b"") -> bytes:
     return found
 
 
+class Inflater:
+    """Reads what :func:`deflated` made of several things, one after the other. Raises ``ValueError`` on damage."""
+
+    def __init__(self, data: bytes) -> None:
+        self._coder, self._left = zlib.decompressobj(-15), data
+
+    def read(self, length: int) -> bytes:
+        """The next ``length`` bytes."""
+        found = self._inflated(length) if length else b""
+        if len(found) < length:
+            raise ValueError(f"it ends after {len(found):,} of {length:,} bytes")
+        return found
+
+    def _inflated(self, most: int) -> bytes:
+        try:
+            found = self._coder.decompress(self._left, most)
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+        self._left = self._coder.unconsumed_tail
+        return found
+
+    def check_end(self) -> None:
+        """Raise ``ValueError`` unless all was read."""
+        more = self._inflated(1) if self._left or not self._coder.eof else b""
+        if more or self._left or self._coder.unused_data:
+            raise ValueError("the file holds more than its manifest tells of")
+
+
 def pack(streams: Streams) -> bytes:
     """The file, byte by byte: ``\\x89bpcode``, the version, SHA-256 of all else, two lengths, and the three streams."""
     text = deflated(streams.text.encode(), DICTIONARY)
@@ -78,7 +111,7 @@ def unpack(data: bytes) -> Streams:
     if text + exact > len(streams):
         raise FileError("the file's streams are longer than the file")
     try:
-        manifest = inflated(streams[:text], _MOST_TEXT, DICTIONARY).decode()
+        manifest = inflated(streams[:text], longest_text(len(data)), DICTIONARY).decode()
     except ValueError as error:
         raise FileError(f"the manifest cannot be read: {error}") from error
     return Streams(manifest, streams[text : text + exact], streams[text + exact :])

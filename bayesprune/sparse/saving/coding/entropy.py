@@ -1,22 +1,32 @@
 """Entropy coding: an adaptive range coder, its models sent in the same stream."""
 
-import constriction
+from functools import cache
+from typing import Any
+
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 from numpy.typing import NDArray
 
-__all__ = ["Reader", "Writer"]
+__all__ = ["PART", "Reader", "Writer"]
 
-_MODEL = constriction.stream.model
 _DIGIT = 16  # bits of a number that are coded at once
 _CLASSES = 128  # of sizes below 2⁵³
 _FINEST = 127  # the finest step of a model's scale; 2^63.5
 
 _LEAST = 2.0**-24  # the coder's least probability
-_PART = 2**20  # numbers that are read at once
+PART = 2**17  # numbers that are read at once
 
 Symbols = Int64[np.ndarray, " symbols"]
+Index = Int32[np.ndarray, " symbols"] | Int64[np.ndarray, " symbols"]
 Few = UInt8[np.ndarray, " symbols"] | Int32[np.ndarray, " symbols"]
+
+
+@cache
+def _constriction() -> Any:
+    """constriction's stream codes, which only those who make or read a compressed file need."""
+    from constriction import stream
+
+    return stream
 
 
 def _few(size: int) -> type[np.uint8] | type[np.int32]:
@@ -57,7 +67,7 @@ class Writer:
     """
 
     def __init__(self) -> None:
-        self._coder = constriction.stream.queue.RangeEncoder()
+        self._coder, self._model = _constriction().queue.RangeEncoder(), _constriction().model
         self.bits = 0.0
 
     def data(self) -> bytes:
@@ -73,7 +83,7 @@ class Writer:
     def uniform(self, values: Symbols, size: int) -> None:
         """Numbers in 0 … ``size − 1``, all as likely; ``size`` is at most 2¹⁶."""
         if size > 1 and len(values):
-            self._coder.encode(values.astype(np.int32), _MODEL.Uniform(size))
+            self._coder.encode(values.astype(np.int32), self._model.Uniform(size))
             self.bits += len(values) * np.log2(size)
 
     def wide(self, values: Symbols, widths: Symbols) -> None:
@@ -82,7 +92,7 @@ class Writer:
             sizes = 2 ** np.clip(widths - shift, 0, _DIGIT)
             there = sizes > 1
             digits = (values[there] >> shift) % 2**_DIGIT
-            self._coder.encode(digits.astype(np.int32), _MODEL.Uniform(), sizes[there].astype(np.int32))
+            self._coder.encode(digits.astype(np.int32), self._model.Uniform(), sizes[there].astype(np.int32))
             self.bits += float(np.log2(sizes).sum())
 
     def sizes(self, values: Symbols) -> None:
@@ -114,7 +124,7 @@ class Writer:
         self.number(finest, _FINEST)
         if last > first:
             self.uniform(steps, finest + 1)
-            self._coder.encode((values - first).astype(np.int32), _MODEL.Categorical(shares, perfect=False))
+            self._coder.encode((values - first).astype(np.int32), self._model.Categorical(shares, perfect=False))
             self.bits += body
 
 
@@ -133,7 +143,7 @@ class Reader:
             raise ValueError("the coded numbers are not in whole words")
         words = np.frombuffer(data, dtype="<u4").astype(np.uint32)
         self.bits = 0.0
-        self._coder = constriction.stream.queue.RangeDecoder(words)
+        self._coder, self._model = _constriction().queue.RangeDecoder(words), _constriction().model
 
     def number(self, most: int) -> int:
         """One number in 0 … ``most``."""
@@ -147,25 +157,31 @@ class Reader:
     def uniform(self, count: int, size: int) -> Few:
         found = np.zeros(count, dtype=_few(size))
         if size > 1:
-            self._decode(_MODEL.Uniform(size), found, size)
+            self._decode(self._model.Uniform(size), found, size)
             self.bits += count * np.log2(size)
         return found
 
-    def wide(self, widths: Symbols) -> Symbols:
-        values = np.zeros(len(widths), dtype=np.int64)
-        for shift in range(0, int(widths.max(initial=0)), _DIGIT):
-            sizes = 2 ** np.clip(widths - shift, 0, _DIGIT)
-            there = sizes > 1
-            values[there] += self._read(_MODEL.Uniform(), sizes[there].astype(np.int32)).astype(np.int64) << shift
-            self.bits += float(np.log2(sizes).sum())
-        return values
-
-    def sizes(self, count: int) -> Symbols:
-        classes = self.symbols(count, _CLASSES).astype(np.int64)
-        octave = np.maximum(classes // 2, 1)
-        widths = octave - 1
-        high = np.where(classes < 2, classes, 2 + classes % 2)
-        return (high << widths) + self.wide(widths)
+    def sizes(self, count: int, most: int) -> Index:
+        """``count`` numbers, of which what is far above ``most`` is refused; a part at a time, in few bytes each."""
+        classes = self.symbols(count, _CLASSES)
+        largest = int(classes.max(initial=0))
+        octave = max(largest // 2, 1)
+        if largest >= 2 and (2 + largest % 2) << (octave - 1) > most:
+            raise ValueError(f"a number is above {most}")
+        found = np.empty(count, dtype=np.int32 if most < 2**30 else np.int64)
+        parts = [slice(start, start + PART) for start in range(0, count, PART)]
+        for part in parts:
+            few = classes[part].astype(np.int64)
+            found[part] = np.where(few < 2, few, (2 + few % 2) << np.maximum(few // 2 - 1, 0))
+        for shift in range(0, octave - 1, _DIGIT):
+            for part in parts:
+                bits = np.clip(np.maximum(classes[part].astype(np.int64) // 2, 1) - 1 - shift, 0, _DIGIT)
+                there = bits > 0
+                if there.any():
+                    digits = self._read(self._model.Uniform(), (1 << bits[there]).astype(np.int32)).astype(np.int64)
+                    found[part][there] += (digits << shift).astype(found.dtype)
+                    self.bits += float(bits.sum())
+        return found
 
     def symbols(self, count: int, alphabet: int) -> Few:
         if alphabet <= 1 or not count:
@@ -182,15 +198,15 @@ class Reader:
         if np.count_nonzero(steps) < 2:
             raise ValueError("a model knows fewer than two symbols")
         shares = _shares(steps)
-        counts = self._decode(_MODEL.Categorical(shares, perfect=False), found, len(shares))
+        counts = self._decode(self._model.Categorical(shares, perfect=False), found, len(shares))
         self.bits -= float(counts @ np.log2(np.maximum(shares, _LEAST)))
         return found
 
     def _decode(self, model: object, into: Few, size: int) -> NDArray[np.int64]:
         """Add symbols below ``size`` to ``into``, a part at a time; how often each came."""
         counts = np.zeros(size, dtype=np.int64)
-        for start in range(0, len(into), _PART):
-            part = into[start : start + _PART]
+        for start in range(0, len(into), PART):
+            part = into[start : start + PART]
             read = self._read(model, len(part))
             part += read.astype(into.dtype)
             counts += np.bincount(read, minlength=size)

@@ -5,15 +5,16 @@ Huffman Coding*, arXiv:1510.00149, section 2.
 """
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64
 
-from bayesprune.sparse.saving.coding.entropy import Reader, Writer
+from bayesprune.sparse.saving.coding.entropy import PART, Reader, Writer
 
-__all__ = ["read_indices", "write_indices"]
+__all__ = ["read_indices", "read_places", "write_indices"]
 
 _MOST = 2**53  # entries of a grid
 
 Index = Int64[np.ndarray, "_"]
+Places = Int64[np.ndarray, "_"] | Int32[np.ndarray, "_"]
 
 
 def _gaps(places: Index) -> Index:
@@ -41,8 +42,8 @@ def write_indices(writer: Writer, cols: int, crow: Index, col: Index) -> None:
     writer.sizes(down if turned else across)
 
 
-def read_indices(reader: Reader, rows: int, cols: int, count: int) -> tuple[Index, Index]:
-    """``crow`` and ``col`` of ``count`` values in a grid.
+def read_places(reader: Reader, rows: int, cols: int, count: int) -> Places:
+    """Where ``count`` values lie in a grid, counted in reading order, ascending.
 
     Raises:
         ValueError: what was read does not lie in the grid.
@@ -50,16 +51,32 @@ def read_indices(reader: Reader, rows: int, cols: int, count: int) -> tuple[Inde
     if rows * cols > _MOST:
         raise ValueError(f"a grid of {rows} × {cols} is too large")
     turned = reader.number(1)
-    gaps = reader.sizes(count)
-    if gaps.max(initial=0) > rows * cols:
+    places = reader.sizes(count, rows * cols)
+    if int(places.sum(dtype=np.int64)) + count > rows * cols or int(places.max(initial=0)) > rows * cols:
         raise ValueError(f"a value lies outside the grid of {rows} × {cols}")
-    places = np.cumsum(gaps + 1) - 1
-    if places.max(initial=-1) >= rows * cols:
-        raise ValueError(f"a value lies outside the grid of {rows} × {cols}")
+    places += 1
+    np.cumsum(places, out=places)
+    places -= 1
     if turned:
-        col, row = np.divmod(places, max(rows, 1))
-        order = np.argsort(row, kind="stable")
-        row, col = row[order], col[order]
-    else:
-        row, col = np.divmod(places, max(cols, 1))
-    return np.concatenate([[0], np.cumsum(np.bincount(row, minlength=rows))]), col
+        for start in range(0, count, PART):
+            part = places[start : start + PART]
+            col, row = np.divmod(part, max(rows, 1))
+            part[:] = row * cols + col
+        places.sort()
+    return places
+
+
+def read_indices(reader: Reader, rows: int, cols: int, count: int) -> tuple[Places, Places]:
+    """``crow`` and ``col`` of ``count`` values in a grid.
+
+    Raises:
+        ValueError: what was read does not lie in the grid.
+    """
+    places = read_places(reader, rows, cols, count)
+    crow = np.empty(rows + 1, dtype=np.int32 if count < 2**31 else np.int64)
+    for start in range(0, rows + 1, PART):
+        begins = np.arange(start, min(start + PART, rows + 1), dtype=np.int64) * cols
+        crow[start : start + PART] = np.searchsorted(places, begins)
+    for start in range(0, count, PART):
+        places[start : start + PART] %= max(cols, 1)
+    return crow, places

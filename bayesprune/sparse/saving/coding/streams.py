@@ -10,7 +10,7 @@ from torch import Tensor
 from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.layers.linear import SparseLinear
 from bayesprune.sparse.saving.coding.codebook import Codebook
-from bayesprune.sparse.saving.coding.container import deflated, inflated
+from bayesprune.sparse.saving.coding.container import Inflater, deflated
 from bayesprune.sparse.saving.coding.entropy import Reader, Writer
 from bayesprune.sparse.saving.coding.indices import read_indices, write_indices
 from bayesprune.sparse.saving.coding.tensors import Role, from_planes, planes, read_tensor, write_tensor
@@ -159,7 +159,7 @@ def decode(
                 nbytes[f"{prefix}col"] = (reader.bits - before) / 8
         packed = {f"{_prefix(path)}values" for path, layer in sparse.items() if not layer.format.is_dense}
         whole = sum(entry.nbytes for entry in tensors.values() if entry.how == "exact")
-        plain, at = inflated(exact, whole), 0
+        plain = Inflater(exact)
         for name, entry in tensors.items():
             if (entry.how == "indices") != (name in found):
                 raise FileError(f"{name!r} cannot be coded as {entry.how!r}")
@@ -168,16 +168,14 @@ def decode(
             dtype, before = DTYPES[entry.dtype], reader.bits
             if entry.how == "exact":
                 nbytes[name] = entry.nbytes * len(exact) / max(whole, 1)
-                found[name] = from_planes(plain[at : at + entry.nbytes], dtype, entry.shape)
-                at += entry.nbytes
+                found[name] = from_planes(plain.read(entry.nbytes), dtype, entry.shape)
             else:
                 found[name] = read_tensor(reader, entry.how, dtype, entry.shape, entry.block, name in packed)
                 nbytes[name] = (reader.bits - before) / 8
-        if at != len(plain):
-            raise FileError("the file holds more than its manifest tells of")
+        plain.check_end()
         reader.check_end()
     except FileError:
         raise
-    except (KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
+    except (LookupError, ValueError, TypeError, OverflowError, RuntimeError) as error:
         raise FileError(f"{name!r} cannot be decoded: {error}") from error
     return DecodedNet(found, nbytes)

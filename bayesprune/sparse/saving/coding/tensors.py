@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bayesprune.sparse.formats import BSR, CSR, SparseWeight
 from bayesprune.sparse.saving.coding.codebook import Codebook, Levels, levels_of
-from bayesprune.sparse.saving.coding.entropy import Reader, Writer
-from bayesprune.sparse.saving.coding.indices import read_indices, write_indices
+from bayesprune.sparse.saving.coding.entropy import PART, Reader, Writer
+from bayesprune.sparse.saving.coding.indices import read_places, write_indices
 from bayesprune.sparse.saving.storage import store
 
 __all__ = ["Coded", "Role", "from_planes", "planes", "read_tensor", "write_tensor"]
@@ -92,7 +92,11 @@ def _read_levels(reader: Reader, count: int, dtype: torch.dtype) -> Tensor:
     entries = _from_words(reader.uniform(size * kind.itemsize // 2, 2**16).astype(np.uint16), kind).to(dtype)
     entries = torch.cat([entries.new_zeros(zero), entries])
     symbols = torch.from_numpy(reader.symbols(count, len(entries)))
-    return entries.index_select(0, symbols.to(torch.int32))
+    found = torch.empty(count, dtype=dtype)
+    for start in range(0, count, PART):
+        part = symbols[start : start + PART]
+        torch.index_select(entries, 0, part.to(torch.int32), out=found[start : start + PART])
+    return found
 
 
 def _words(x: Tensor) -> NDArray[np.int64]:
@@ -124,7 +128,10 @@ def _write_halves(writer: Writer, half: Tensor) -> None:
 
 def _read_halves(reader: Reader, count: int, dtype: torch.dtype) -> Tensor:
     high, low = reader.symbols(count, 256), reader.uniform(count, 256)
-    words = ((high >> 1 | (high & 1) << 7).astype(np.uint16) << 8 | low).astype(np.uint16)
+    words = np.empty(count, dtype=np.uint16)
+    for start in range(0, count, PART):
+        part = slice(start, start + PART)
+        words[part] = (high[part] >> 1 | (high[part] & 1) << 7).astype(np.uint16) << 8 | low[part]
     return _from_words(words, dtype if dtype in _HALVES else torch.float16).to(dtype)
 
 
@@ -181,10 +188,18 @@ def read_tensor(
     if any(side > length for side, length in zip(block, sides, strict=False)):
         raise ValueError(f"blocks of {block} are larger than the weight's {sides}")
     rows, cols = form.grid(sides)
-    stored = reader.number(rows * cols)
-    crow, col = (torch.from_numpy(index).to(torch.int32) for index in read_indices(reader, rows, cols, stored))
-    values = read(reader, stored * prod(block), dtype).reshape(stored, *reversed(block))
-    return form.unpack(values, crow, col, sides).reshape(shape)
+    stored, (h, w) = reader.number(rows * cols), block or (1, 1)
+    if stored * h * w > 4 * count:
+        raise ValueError(f"{stored} blocks of {block} are more than the weight holds")
+    places = torch.from_numpy(read_places(reader, rows, cols, stored))
+    values = read(reader, stored * h * w, dtype)
+    dense = torch.zeros(rows * h, cols * w, dtype=dtype)
+    grid = dense.view(rows, h, cols, w)
+    for start in range(0, stored, PART):
+        part = places[start : start + PART]
+        blocks = values[start * h * w : (start + len(part)) * h * w].view(-1, w, h)
+        grid[part // cols, :, part % cols] = blocks.transpose(1, 2)
+    return dense[: sides[0], : sides[1]].reshape(shape)
 
 
 def planes(x: Tensor) -> bytes:
@@ -195,5 +210,7 @@ def planes(x: Tensor) -> bytes:
 
 def from_planes(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """The inverse of :func:`planes`."""
-    flat = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-    return flat.view(dtype.itemsize, -1).T.contiguous().reshape(-1).view(dtype).reshape(shape)
+    if not data:
+        return torch.empty(shape, dtype=dtype)
+    flat = np.frombuffer(data, dtype=np.uint8).reshape(dtype.itemsize, -1).T.copy()
+    return torch.from_numpy(flat.reshape(-1)).view(dtype).reshape(shape)

@@ -1,0 +1,207 @@
+"""Loaders and targets as people have them: streams, several targets, sparse embeddings, complex parameters."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
+
+import bayesprune as bp
+from bayesprune.fitting.batches import count_batches, count_examples
+
+X, Y = torch.randn(48, 8, generator=torch.Generator().manual_seed(0)), torch.arange(48) % 3
+
+
+def fit(bnet: bp.BayesianNet, loader: Any, size: int = 48, **kwargs: Any) -> bp.History:
+    return bp.fit(
+        bp.classify(bnet, size), bnet.guide, loader, **{"epochs": 2, "lr": 0.01, "seed": 0, "progress": False, **kwargs}
+    )
+
+
+def linear() -> bp.BayesianNet:
+    torch.manual_seed(0)
+    return bp.BayesianNet(nn.Sequential(nn.Linear(8, 3)), {"*.weight": bp.SparseVD()})
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(zip(X, Y, strict=True))
+
+
+class Told(Stream):
+    def __len__(self) -> int:
+        return 48
+
+
+class Raises:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter([(X, Y)])
+
+    def __len__(self) -> int:
+        raise TypeError("no length here")
+
+
+STREAMS: dict[str, tuple[Callable[[], Any], int]] = {
+    "a stream": (lambda: DataLoader(Stream(), batch_size=16), 3),
+    "a stream, the last batch dropped": (lambda: DataLoader(Stream(), batch_size=20, drop_last=True), 2),
+    "a stream that knows its length": (lambda: DataLoader(Told(), batch_size=20), 3),
+    "a length that raises": (Raises, 1),
+}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_loader_without_a_length_is_counted(kind: str) -> None:
+    make, count = STREAMS[kind]
+    assert count_batches(make()) == count
+    steps: list[int] = []
+
+    class Count(bp.Callback):
+        def on_step(self, run: bp.Run) -> None:
+            steps.append(run.steps)
+
+    fit(linear(), make(), callbacks=[Count()])
+    assert steps == [2 * count] * (2 * count)
+
+
+def test_an_empty_stream_is_an_error() -> None:
+    class Nothing(IterableDataset):
+        def __iter__(self) -> Iterator[Any]:
+            return iter(())
+
+    with pytest.raises(ValueError, match="no batches"):
+        fit(linear(), DataLoader(Nothing()))
+
+
+TARGETS: dict[str, tuple[Any, Any, int]] = {
+    "a tensor": (X, Y, 48),
+    "a number": (X, torch.tensor(1.0), 1),
+    "a dict": (X, {"a": Y, "b": X}, 48),
+    "a tuple": (X, (Y, X), 48),
+    "nested": (X, {"boxes": (X[:7], Y[:7])}, 7),
+    "a list of two, as default_collate makes it": (X, [Y, X], 48),
+    "a list of dicts, an entry an example": (X[:2], [{"boxes": X[:7]}, {"boxes": X[:5]}], 2),
+    "a list of words": ("ab", ["cat", "dog"], 2),
+}
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_examples_are_counted_along_the_first_axis(kind: str) -> None:
+    x, y, count = TARGETS[kind]
+    assert count_examples(x, y) == count
+
+
+@pytest.mark.parametrize("kind", ["dict", "tuple", "list"])
+def test_the_nll_is_per_example_where_targets_are_several(kind: str) -> None:
+    yb = X[:, 0]
+    torch.manual_seed(0)
+    bnet = bp.BayesianNet(nn.Sequential(nn.Linear(8, 4)), {"0.weight": bp.Gaussian(init_log_scale=-9.0)})
+
+    def model(x: Tensor, y: Any = None) -> None:
+        out = bnet(x)
+        a, b = (y["a"], y["b"]) if isinstance(y, dict) else y
+        with pyro.plate("data", 48, subsample_size=len(x)):
+            pyro.sample("a", dist.Categorical(logits=out[:, :3]), obs=a)
+            pyro.sample("b", dist.Normal(out[:, 3], 1.0), obs=b)
+
+    wrap = {"dict": lambda a, b: {"a": a, "b": b}, "tuple": lambda a, b: (a, b), "list": lambda a, b: [a, b]}[kind]
+    loader = [(X[i : i + 12], wrap(Y[i : i + 12], yb[i : i + 12])) for i in range(0, 48, 12)]
+    history = bp.fit(model, bnet.guide, loader, epochs=1, lr=1e-9, seed=0, progress=False)
+    out = bnet.net(X)
+    normal = -torch.distributions.Normal(out[:, 3], 1.0).log_prob(yb).mean()
+    assert history.nll[0] == pytest.approx((F.cross_entropy(out[:, :3], Y) + normal).item(), rel=1e-3)
+
+
+class Words(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        make = nn.EmbeddingBag if kind == "bag" else nn.Embedding
+        self.e, self.fc = make(10, 8, sparse=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        e = self.e(x)
+        return self.fc(e if e.dim() == 2 else e.mean(1))
+
+
+@pytest.mark.parametrize("rule", ["fc.weight", "*.weight", "e.weight"])
+@pytest.mark.parametrize("method", [bp.SparseVD(), bp.Deterministic()])
+@pytest.mark.parametrize("kind", ["bag", "embedding"])
+def test_a_sparse_embedding_trains_as_a_dense_one(kind: str, method: bp.Method, rule: str) -> None:
+    words = torch.randint(0, 10, (48, 5), generator=torch.Generator().manual_seed(1))
+    fitted = []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        net = Words(kind)
+        net.e.sparse = sparse
+        bnet = bp.BayesianNet(net, {rule: method})
+        fit(bnet, [(words, Y)], epochs=4)
+        fitted.append(bnet.means())
+    assert not torch.equal(fitted[0]["e.weight"], net.e.weight)
+    assert all(torch.allclose(fitted[0][name], fitted[1][name], atol=1e-6) for name in fitted[0])
+
+
+class Spectral(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.fc = nn.Parameter(torch.randn(5, dtype=torch.cfloat)), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.fft.irfft(torch.fft.rfft(x) * self.f, n=8))
+
+
+def test_a_complex_parameter_trains_and_resumes(tmp_path: Any) -> None:
+    def made() -> bp.BayesianNet:
+        torch.manual_seed(0)
+        return bp.BayesianNet(Spectral(), {"fc.weight": bp.SparseVD()})
+
+    class Stop(bp.Callback):
+        def on_step(self, run: bp.Run) -> None:
+            if run.step == 2:
+                raise KeyboardInterrupt
+
+    bnet, whole = made(), made()
+    fit(bnet, [(X, Y)], epochs=3, checkpoint=tmp_path / "run", callbacks=[Stop()])
+    resumed = made()
+    fit(resumed, [(X, Y)], epochs=3, checkpoint=tmp_path / "run")
+    fit(whole, [(X, Y)], epochs=3)
+    assert not torch.equal(whole.means()["f"], whole.net.f)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
+
+
+def test_the_default_optimiser_is_fused_where_every_parameter_takes_it() -> None:
+    fused = []
+
+    class Look(bp.Callback):
+        def on_start(self, run: bp.Run) -> None:
+            fused.append(run.optimizer.defaults["fused"])
+
+    fit(linear(), [(X, Y)], callbacks=[Look()])
+    fit(bp.BayesianNet(Spectral(), {"fc.weight": bp.SparseVD()}), [(X, Y)], callbacks=[Look()])
+    assert fused == [True, False]
+
+
+def test_a_size_below_the_data_is_told_with_both_numbers() -> None:
+    with pytest.warns(UserWarning, match=r"data set has 48 examples and the model was given size=16"):
+        fit(linear(), DataLoader(TensorDataset(X, Y), batch_size=16), size=16)
+
+
+SIZES: dict[str, tuple[Callable[[], Any], int]] = {
+    "the data's": (lambda: DataLoader(TensorDataset(X, Y), batch_size=16), 48),
+    "larger": (lambda: DataLoader(TensorDataset(X, Y), batch_size=16), 100),
+    "of a part": (lambda: DataLoader(TensorDataset(X, Y), batch_size=8, sampler=SubsetRandomSampler(range(16))), 16),
+    "batches given again": (lambda: [(X, Y)] * 3, 48),
+    "a stream": (lambda: DataLoader(Told(), batch_size=16), 16),
+}
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_a_size_that_can_be_meant_is_no_warning(kind: str) -> None:
+    make, size = SIZES[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(linear(), make(), size=size)
