@@ -81,6 +81,7 @@ NAMES = [
 
 OPTIONAL = {  # a net is fitted, packed and served without these
     "PIL": "CIFAR-10 from JPEG files",
+    "constriction": "compressed files",
     "llvmlite": "the CPU kernel",
     "matplotlib": "pictures",
     "onnx": "a rival of the benchmark",

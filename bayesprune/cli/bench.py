@@ -7,6 +7,7 @@ import typer
 
 from bayesprune import runs
 from bayesprune.cli.options import Json, Trust
+from bayesprune.cli.output import tell
 from bayesprune.sparse import bench as benchmark
 
 
@@ -59,7 +60,10 @@ def run(
     else:
         settings = benchmark.settings(shape, tokens, sparsity, block, bits, dtype, threads, device)
         found = benchmark.of_products(settings, rivals, budget)
-    print(found.json() if json else found, end="" if json else "\n")
+    if json:
+        print(found.json(), end="")
+    else:
+        tell(found)
 
 
 def _of_run(path: Path, example: str | None, net: str | None, trust: bool) -> tuple[Path, str, str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bayesprune import fitting, pruning, runs
-from bayesprune.cli.output import loading, say, show
+from bayesprune.cli.output import loading, say, show, tell
 
 
 def run(
@@ -31,5 +31,5 @@ def run(
     fitting.check_device(device)
     folder = runs.claim_folder(out, force)
     show(runs.run_demo(tasks[data], folder, epochs=epochs, seed=seed, keep=keep, device=device, say=say))
-    print(f"wrote {folder}/: model.safetensors, report.html, report.json, snr.png")
-    print(f"load it: python -c \"import bayesprune as bp; print(bp.load('{folder}/model.safetensors'))\"")
+    tell(f"wrote {folder}/: model.safetensors, report.html, report.json, snr.png")
+    tell(f"load it: python -c \"import bayesprune as bp; print(bp.load('{folder}/model.safetensors'))\"")

@@ -7,7 +7,7 @@ import typer
 
 from bayesprune import pruning, runs, sparse
 from bayesprune.cli.options import Device, Folder, Json, Threads, Trust
-from bayesprune.cli.output import loading, show_json
+from bayesprune.cli.output import loading, show_json, tell
 from bayesprune.sparse import bench, compact, planning
 
 if TYPE_CHECKING:
@@ -76,12 +76,12 @@ def run(
         show_json(plain)
         return
     if smaller is not None:
-        print(smaller)
+        tell(smaller)
         (weights, left), (flops, fewer) = about["compact"]["weights"], about["compact"]["flops"]
-        print(f"{weights:,} → {left:,} weights, {flops:,} → {fewer:,} FLOPs a batch\n")
-    print(found)
+        tell(f"{weights:,} → {left:,} weights, {flops:,} → {fewer:,} FLOPs a batch\n")
+    tell(found)
     then = folder.command("bench") if file == folder.model_file else f"bayesprune info {file}"
-    print(f"wrote {file}, {plain['bytes']:,} bytes; next: {then}")
+    tell(f"wrote {file}, {plain['bytes']:,} bytes; next: {then}")
 
 
 def _before_and_after(net: "nn.Module", smaller: "nn.Module", example: object) -> dict[str, list[int]]:

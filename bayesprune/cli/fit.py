@@ -7,7 +7,7 @@ import typer
 
 from bayesprune import reporting, runs
 from bayesprune.cli.options import Json, Trust
-from bayesprune.cli.output import loading, say, show_json
+from bayesprune.cli.output import loading, say, show_json, tell
 
 
 def run(
@@ -79,14 +79,14 @@ def run(
     if json:
         show_json({"folder": str(out), "seconds": history.seconds, **vars(last)})
         return
-    print(
+    tell(
         f"{folder} holds a posterior, fitted in {history.seconds:.0f} s: NLL {last.nll:.4f} nats per example, "
         f"KL {last.kl:,.0f} nats, {last.kept:.2%} of the weights kept"
     )
     if not prepared.recipe.pretrain and not prepared.recipe.start:
         say("the dense net was not trained, so a report has nothing to compare with: --pretrain 5, or --start net.pt")
     keep = getattr(prepared.recipe.schedule(), "keep", None)
-    print(f"next: {folder.command('masks', '' if keep is None else f'--keep {keep:g}')}")
+    tell(f"next: {folder.command('masks', '' if keep is None else f'--keep {keep:g}')}")
 
 
 def _there(folder: "runs.RunFolder", given: dict[str, Any], overwrite: bool) -> "runs.Recipe | None":

@@ -37,9 +37,10 @@ def _of_run(path: Path) -> tuple[dict[str, Any], list[Any]]:
         raise FileNotFoundError(f"{folder} holds no run: it lacks recipe.toml, which bayesprune fit writes")
     found: dict[str, Any] = {"run": str(path), "finished": folder.finished}
     if folder.finished:
-        last = folder.read_json(folder.fit_file)["history"]["epochs"][-1]
-        found["fit"] = last
-        state = f"finished: NLL {last['nll']:.4f}, KL {last['kl']:,.0f} nats, {last['kept']:.2%} kept while fitting"
+        last = folder.fit().history.epochs[-1]
+        found["fit"] = folder.read_json(folder.fit_file)["history"]["epochs"][-1]
+        nll, kl, kept = (float("nan") if figure is None else figure for figure in (last.nll, last.kl, last.kept))
+        state = f"finished: NLL {nll:.4f}, KL {kl:,.0f} nats, {kept:.2%} kept while fitting"
     else:
         found["reached"] = folder.reached()
         state = f"not finished ({folder.reached()}); {folder.go_on()} goes on"

@@ -7,7 +7,7 @@ import typer
 
 from bayesprune import pruning, runs
 from bayesprune.cli.options import Device, Folder, Json, Scope, Trust
-from bayesprune.cli.output import loading, show, show_json, table
+from bayesprune.cli.output import loading, show, show_json, table, tell
 
 
 def run(
@@ -53,4 +53,4 @@ def run(
     words, numbers = "words", "numbers"
     headings = {"weight": words, "shape": words, "entries": numbers, "of its own": numbers, "pruned together": words}
     show(table("What is kept", headings, rows))
-    print(f"wrote {folder.masks_file}; next: {folder.command('report')}")
+    tell(f"wrote {folder.masks_file}; next: {folder.command('report')}")

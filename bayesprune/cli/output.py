@@ -8,12 +8,14 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.segment import Segment, Segments
 from rich.table import Table as RichTable
 
 from bayesprune import runs
+from bayesprune._text import visible
 from bayesprune.tables import Table
 
-__all__ = ["facts", "loading", "say", "show", "show_json", "table", "trouble"]
+__all__ = ["facts", "loading", "say", "show", "show_json", "table", "tell", "trouble"]
 
 
 @contextmanager
@@ -25,17 +27,25 @@ def loading() -> Iterator[None]:
 
 def say(text: str) -> None:
     """A line about what is going on."""
-    Console(stderr=True, soft_wrap=True).print(text, style="bold", markup=False, highlight=False)
+    Console(stderr=True, soft_wrap=True).print(visible(text), style="bold", markup=False, highlight=False)
 
 
 def trouble(text: str) -> None:
-    """A line about what went wrong."""
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]bayesprune:[/] {escape(text)}", highlight=False)
+    """One line about what went wrong: the first, where an error of others' has many."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]bayesprune:[/] {escape(visible(line))}", highlight=False)
 
 
 def show(result: Any) -> None:
-    """Print what a command found; wide where it goes into a file or a pipe."""
-    Console(width=None if sys.stdout.isatty() else 140).print(result, highlight=False)
+    """Print what a command found; wide where it goes into a file or a pipe. Escapes in names are shown, not sent."""
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    plain = [part if part.control else Segment(visible(part.text), part.style) for part in console.render(result)]
+    console.print(Segments(plain), highlight=False, end="")
+
+
+def tell(result: object) -> None:
+    """Print plain text, as wide as it is. Escapes in names are shown, not sent."""
+    print(visible(str(result)))
 
 
 def show_json(data: Any) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from bayesprune import reporting, runs
 from bayesprune.cli.options import Device, Folder, Json, Part, Threads, Trust
-from bayesprune.cli.output import loading, show, show_json
+from bayesprune.cli.output import loading, show, show_json, tell
 
 
 def run(
@@ -64,4 +64,4 @@ def run(
         show_json(plain)
         return
     show(found)
-    print(f"wrote {folder.report_file}{'' if html is None else f', {html}'}; next: {folder.command('export')}")
+    tell(f"wrote {folder.report_file}{'' if html is None else f', {html}'}; next: {folder.command('export')}")

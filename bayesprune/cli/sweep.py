@@ -8,7 +8,7 @@ import typer
 import bayesprune as bp
 from bayesprune import pruning, runs
 from bayesprune.cli.options import Device, Json, Part, Scope, Threads, Trust
-from bayesprune.cli.output import loading, show_json
+from bayesprune.cli.output import loading, show_json, tell
 
 RUNS = [Path("run")]
 BUDGETS = [0.5, 0.2, 0.1, 0.05, 0.02, 0.01]
@@ -76,5 +76,5 @@ def run(
     if json:
         show_json(found)
         return
-    print(curve)
-    print(f"wrote {folders[0].sweep_file}, {folders[0].curve_file}")
+    tell(curve)
+    tell(f"wrote {folders[0].sweep_file}, {folders[0].curve_file}")

@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import filelock
+import msgspec
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -16,7 +17,9 @@ from torch import Tensor
 from bayesprune._files import is_temporary, replace
 from bayesprune.runs.recipe import Recipe
 
-__all__ = ["RunFolder", "to_json"]
+__all__ = ["Fit", "RunFolder", "to_json"]
+
+T = TypeVar("T")
 
 
 def to_json(data: Any) -> str:
@@ -34,6 +37,37 @@ def _finite(data: Any) -> Any:
     if isinstance(data, (list, tuple)):
         return [_finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+class FitEpoch(msgspec.Struct, frozen=True):
+    """An epoch's figures; ``None`` where one was no finite number."""
+
+    epoch: int
+    nll: float | None
+    kl: float | None
+    kept: float | None
+
+
+class FitHistory(msgspec.Struct, frozen=True):
+    """A fit's epochs, one at least."""
+
+    epochs: Annotated[list[FitEpoch], msgspec.Meta(min_length=1)]
+
+
+class Fit(msgspec.Struct, frozen=True):
+    """What a fit found out, as ``fit.json`` holds it."""
+
+    classifies: bool
+    size: Annotated[int, msgspec.Meta(ge=1)]
+    uses: dict[str, int]
+    sampled: list[str]
+    history: FitHistory
+
+
+class _Progress(msgspec.Struct, frozen=True):
+    stage: str
+    epoch: int
+    epochs: int
 
 
 class RunFolder:
@@ -133,8 +167,8 @@ class RunFolder:
         """How far an unfinished run came, in words."""
         if not self.progress_file.exists():
             return "no epoch is done"
-        done = self.read_json(self.progress_file)
-        return f"{done['stage']}, epoch {done['epoch']} of {done['epochs']}"
+        done = self._typed(self.progress_file, _Progress)
+        return f"{done.stage}, epoch {done.epoch} of {done.epochs}"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -180,6 +214,16 @@ class RunFolder:
             return False
         return any(file.name != ".lock" and not is_temporary(file) for file in self.path.iterdir())
 
+    def fit(self) -> "Fit":
+        """What the fit found out. Raises ``ValueError`` where the file is damaged."""
+        return self._typed(self.fit_file, Fit)
+
+    def _typed(self, file: Path, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(file.read_bytes(), type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"{file} is damaged: {error}") from error
+
     def write_json(self, file: Path, data: Mapping[str, Any]) -> None:
         """Write plain data."""
         replace(file, lambda fresh: fresh.write_text(to_json(data), encoding="utf-8"))
@@ -203,6 +247,8 @@ class RunFolder:
         try:
             with safe_open(file, "pt") as opened:
                 about = json.loads((opened.metadata() or {}).get("bayesprune", "{}"))
+                if not isinstance(about, dict):
+                    raise ValueError("what is said of its tensors is no table")
                 return {name: opened.get_tensor(name) for name in opened.keys()}, about  # noqa: SIM118
-        except (SafetensorError, ValueError) as error:
+        except (SafetensorError, ValueError, RecursionError) as error:
             raise ValueError(f"{file} is damaged: {error}") from error

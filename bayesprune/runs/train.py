@@ -1,5 +1,6 @@
 """Carry out a recipe in a run folder, and open its results."""
 
+import glob
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -72,7 +73,7 @@ def prepare(recipe: Recipe) -> Prepared:
             raise ValueError(
                 f"net {recipe.net!r} has no parameter called weight of two or more axes: say which, --rule"
             )
-        recipe = recipe.but(rules=tuple(f"{name}=SparseVD()" for name in weights))
+        recipe = recipe.but(rules=tuple(f"{glob.escape(name)}=SparseVD()" for name in weights))
     _bayesian(net, recipe)
     return Prepared(recipe, net, data)
 
@@ -142,10 +143,10 @@ def open_run(folder: RunFolder, device: str | None = None) -> tuple[Recipe, Baye
     net.to(check_device(device or recipe.device))
     _fill(net, folder.read_tensors(folder.dense_file)[0], folder.dense_file)
     bnet = _bayesian(net, recipe)
-    about = folder.read_json(folder.fit_file)
-    _model(bnet, about["classifies"], about["size"])
+    about = folder.fit()
+    _model(bnet, about.classifies, about.size)
     _fill(bnet, folder.read_tensors(folder.posterior_file)[0], folder.posterior_file)
-    bnet.set_extra_state(packed({"uses": about["uses"], "sampled": about["sampled"]}))
+    bnet.set_extra_state(packed({"uses": about.uses, "sampled": about.sampled}))
     return recipe, bnet
 
 
@@ -254,18 +255,47 @@ def _start(net: nn.Module, recipe: Recipe) -> str:
 def _check_takes(net: nn.Module, data: Data, recipe: Recipe) -> None:
     """Raise ``ValueError`` where the net cannot run on the first batch."""
     with seeded(recipe.seed):
-        x, _ = parted(next(iter(data.train)))
+        x, y = parted(next(iter(data.train)))
     modes = [(module, module.training) for module in net.modules()]
     try:
         with torch.no_grad():
-            call(net.eval(), send_to_device(x, recipe.device))
+            output = call(net.eval(), send_to_device(x, recipe.device))
     except Exception as error:  # whatever the net raises
         inputs = x if isinstance(x, tuple) else (x,)
         shape = " and ".join(str(tuple(part.shape[1:])) for part in inputs if isinstance(part, Tensor))
         raise ValueError(
-            f"net {recipe.net!r} does not take inputs of shape {shape} of data {recipe.data!r} ({error}): give it "
-            "arguments, as in --net 'lenet_300_100(inputs=64)'"
+            f"net {recipe.net!r} does not take inputs of shape {shape} of data {recipe.data!r} ({_first_line(error)}): "
+            "give it arguments, as in --net 'lenet_300_100(inputs=64)'"
         ) from error
     finally:
         for module, mode in modes:
             module.training = mode
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"net {recipe.net!r} returns a {type(output).__name__}, and a run needs one tensor: name a net that gives "
+            "its predictions alone"
+        )
+    _check_targets(net, output, send_to_device(y, recipe.device), data, recipe)
+
+
+@torch.no_grad()
+def _check_targets(net: nn.Module, output: Tensor, y: Tensor, data: Data, recipe: Recipe) -> None:
+    """Raise ``ValueError`` where the targets are not such as the net's output can be judged by, one for an example."""
+    bnet = BayesianNet(net, {})
+    _model(bnet, data.classifies, data.size)
+    observation: Any = bnet.observation
+    what = (
+        f"net {recipe.net!r} on data {recipe.data!r}: an output of shape {tuple(output.shape)} and targets of shape "
+        f"{tuple(y.shape)} do not fit"
+    )
+    try:
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
+        found = observation(output).log_prob(observation.check(output, y))
+    except Exception as error:  # distributions have errors of their own
+        raise ValueError(f"{what}: {_first_line(error)}") from error
+    if found.shape != output.shape[:1]:
+        raise ValueError(f"{what}: wanted are (examples, classes) and (examples,), or two of one shape for regression")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

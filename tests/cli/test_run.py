@@ -381,7 +381,7 @@ BAD_COMMANDS = {
     "bench, no shape": (("bench", "run/model.safetensors"), "--example 64x784"),
     "info, nothing": (("info", "nowhere"), "name a run folder or a .safetensors file"),
     "info, no run": (("info", "empty"), "holds no run"),
-    "info, no model": (("info", "page.html"), "not a whole safetensors file"),
+    "info, no model": (("info", "page.html"), "tells of more than a file of"),
     "info, no manifest": (("info", "run/dense.safetensors"), "manifest"),
     "damaged": (("masks", "damaged"), "posterior.safetensors is damaged"),
     "no such command": (("prune",), "No such command 'prune'"),

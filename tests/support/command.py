@@ -55,6 +55,28 @@ def reals():
     found = batches(lambda g: torch.randn(48, 3, generator=g))
     return found, found, found
 
+class Wrapped(nn.Module):
+    def __init__(self, kind=dict):
+        super().__init__()
+        self.fc, self.kind = nn.Linear(4, 3), kind
+    def forward(self, x):
+        y = self.fc(x)
+        return {"dict": {"logits": y}, "tuple": (y, x), "none": None, "deep": y[:, None]}[self.kind]
+
+def onehot():
+    found = batches(lambda g: torch.eye(3)[torch.randint(0, 3, (48,), generator=g)].long())
+    return found, found
+
+def names():
+    return nn.ModuleDict({"task[0]": nn.Linear(4, 4), "a=b": nn.Linear(4, 3)})
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.h = names()
+    def forward(self, x):
+        return self.h["a=b"](self.h["task[0]"](x).relu())
+
 class Impatient:
     """Someone presses Ctrl-C in the third epoch."""
     passes = 0

@@ -10,6 +10,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from bayesprune._text import visible
 from bayesprune.sparse.activations import ACTIVATIONS
 from bayesprune.sparse.formats import FORMATS, format_of
 from bayesprune.sparse.layers.sizes import SizeChange
@@ -38,6 +39,9 @@ def check_header(data: bytes) -> None:
 
 class FileError(ValueError):
     """A model file that is not one, is damaged, or does not fit the net it is loaded into."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(message))  # it quotes names of the file
 
 
 def sha256(x: Tensor) -> str:
