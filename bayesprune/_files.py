@@ -19,7 +19,7 @@ _TEMPORARY = re.compile(r"\.bayesprune-(?P<space>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a
 _OLD = 24 * 3600.0  # seconds after which a temporary file of another machine is nobody's
 
 
-def replace(path: Path, write: Callable[[Path], object], *, lasting: bool = True) -> None:
+def replace(path: Path, write: Callable[[Path], object], *, lasting: bool = True, private: bool = False) -> None:
     """Let ``write`` make a new file beside ``path``, then put it in its place; if ``write`` fails, nothing changes.
 
     Several processes may do so at once: the last whole file stays. A symlink stays, and what it points to is replaced.
@@ -30,6 +30,7 @@ def replace(path: Path, write: Callable[[Path], object], *, lasting: bool = True
         path: the file.
         write: writes to the path that it is given.
         lasting: wait until the disk has it: a power cut leaves the old file or the new one.
+        private: no other user may read or write the file.
 
     Raises:
         OSError: the file cannot be written.
@@ -56,7 +57,8 @@ def replace(path: Path, write: Callable[[Path], object], *, lasting: bool = True
         with fresh.open("xb") as file:
             new = os.fstat(file.fileno()).st_mode
         write(fresh)
-        if fresh.stat().st_mode != (wanted := new if mode is None else mode):
+        wanted = 0o600 if private else new if mode is None else mode
+        if stat.S_IMODE(fresh.stat().st_mode) != stat.S_IMODE(wanted):
             fresh.chmod(stat.S_IMODE(wanted))
         if lasting:
             sync(fresh)
@@ -100,7 +102,7 @@ def keep(path: Path, data: bytes) -> None:
     """Write a cached file whole or not at all. A folder that cannot be written costs time later, and nothing else."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        replace(path, lambda fresh: fresh.write_bytes(data), lasting=False)
+        replace(path, lambda fresh: fresh.write_bytes(data), lasting=False, private=True)
 
 
 def _mode(path: Path) -> int | None:

@@ -5,7 +5,7 @@
 1. ``$BAYESPRUNE_DATA``, a folder of your own copies: ``mnist/*.gz`` in the IDX format, ``cifar10/`` with
    ``cifar-10-python.tar.gz`` or ``cifar10-jpeg.tar.xz``, ``uci/NAME/*.txt``. They may be other encodings of the data
    than the published files, so no checksum is asked of them; headers, counts, shapes and labels are.
-2. The cache: ``root`` where given, else ``$BAYESPRUNE_CACHE``, else ``${XDG_CACHE_HOME:-~/.cache}/bayesprune``.
+2. The cache: ``root`` where given, else ``$BAYESPRUNE_CACHE``, else the user's (``~/.cache/bayesprune``).
 3. A public mirror, into the cache. A published checksum is checked; where none is published none is invented.
 """
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bayesprune import runs
-from bayesprune.cli.options import Json
+from bayesprune.cli.options import Json, Trust
 from bayesprune.sparse import bench as benchmark
 
 
@@ -35,6 +35,7 @@ def run(
     device: Annotated[str, typer.Option(help="cpu, or cuda: for products; a saved model is timed on the CPU.")] = "cpu",
     rivals: Annotated[bool, typer.Option(help="Time torch's sparse paths, scipy and ONNX Runtime too.")] = True,
     budget: Annotated[float, typer.Option(min=0.01, help="Seconds per setting.")] = 1.0,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Time sparse products against dense ones on this machine, in turns.
@@ -45,7 +46,7 @@ def run(
         if device != "cpu":
             raise ValueError(f"a saved model is timed on the CPU; --device {device} is for products, without a model")
         if model.is_dir():
-            model, example, net = _of_run(model, example, net)
+            model, example, net = _of_run(model, example, net, trust)
         if not model.exists():
             raise FileNotFoundError(f"there is no saved model {str(model)!r}; bayesprune export writes one")
         if example is None:
@@ -61,13 +62,14 @@ def run(
     print(found.json() if json else found, end="" if json else "\n")
 
 
-def _of_run(path: Path, example: str | None, net: str | None) -> tuple[Path, str, str]:
+def _of_run(path: Path, example: str | None, net: str | None, trust: bool) -> tuple[Path, str, str]:
     """The model of a run, the shape of a batch of its data, and its net."""
-    folder = runs.RunFolder(path)
-    recipe = folder.check_run()
+    folder = runs.RunFolder(path, trust)
+    not_run = ["rules", "prune", *(["net"] if net else ()), *(["data"] if example else ())]
+    recipe = folder.check_run(not_run)
     if not folder.model_file.exists():
-        raise FileNotFoundError(f"{folder} holds no model yet: bayesprune export {path}")
+        raise FileNotFoundError(f"{folder} holds no model yet: {folder.command('export')}")
     if example is None:
-        x, *_ = next(iter(runs.open_data(recipe).part("test")))
+        x, *_ = next(iter(runs.open_data(recipe if net is None else recipe.but(net=net)).part("test")))
         example = "x".join(map(str, x.shape))
     return folder.model_file, example, net or recipe.net

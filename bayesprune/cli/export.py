@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bayesprune import pruning, runs, sparse
-from bayesprune.cli.options import Device, Folder, Json, Threads
+from bayesprune.cli.options import Device, Folder, Json, Threads, Trust
 from bayesprune.cli.output import loading, show_json
 from bayesprune.sparse import bench, compact, planning
 
@@ -33,6 +33,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="The file; RUN/model.safetensors by default.")] = None,
     device: Device = None,
     threads: Threads = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Pack what is kept, each weight in the format that is fastest here, and save the model to one file.
@@ -44,7 +45,7 @@ def run(
     with loading():
         open_run = runs.open_run
     formats = runs.assigned(format or (), sparse.Format, "'fc*=BSR(16, 1)'")  # type: ignore[type-abstract]
-    folder = runs.RunFolder(run)
+    folder = runs.RunFolder(run, trust)
     folder.check_run()
     masks, _ = folder.masks()
     file = out or folder.model_file
@@ -79,8 +80,8 @@ def run(
         (weights, left), (flops, fewer) = about["compact"]["weights"], about["compact"]["flops"]
         print(f"{weights:,} → {left:,} weights, {flops:,} → {fewer:,} FLOPs a batch\n")
     print(found)
-    then = f"bench {run}" if file == folder.model_file else f"info {file}"
-    print(f"wrote {file}, {plain['bytes']:,} bytes; next: bayesprune {then}")
+    then = folder.command("bench") if file == folder.model_file else f"bayesprune info {file}"
+    print(f"wrote {file}, {plain['bytes']:,} bytes; next: {then}")
 
 
 def _before_and_after(net: "nn.Module", smaller: "nn.Module", example: object) -> dict[str, list[int]]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from bayesprune import reporting, runs
-from bayesprune.cli.options import Json
+from bayesprune.cli.options import Json, Trust
 from bayesprune.cli.output import loading, say, show_json
 
 
@@ -35,6 +35,7 @@ def run(
     precision: Annotated[str | None, typer.Option(help="no (the default) or bf16.")] = None,
     out: Annotated[Path, typer.Option(help="The run folder.")] = Path("run"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")] = False,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Fit a sparse posterior into a run folder; a run that was killed goes on when the command is given again.
@@ -51,9 +52,14 @@ def run(
         given["rules"] = tuple(rules)
     if recipe is not None:
         given = {**vars(runs.Recipe.read(recipe)), **given}
-    folder = runs.RunFolder(out)
+    folder = runs.RunFolder(out, trust)
     there = _there(folder, given, overwrite)
     wanted = runs.Recipe.of({"threads": runs.threads_here(), **given}) if there is None or overwrite else there
+    if not trust:
+        named = [name for name in ("net", "data", "rules", "prune") if options[name]]
+        wanted.check_trusted(str(folder if there is wanted or recipe is None else recipe), named)
+    if wanted is there:
+        say(f"going on with {folder}: {folder.reached()}")
     _warn_of_versions(wanted, reporting.versions())
     runs.use_threads(wanted)
     prepared = prepare(wanted)
@@ -80,7 +86,7 @@ def run(
     if not prepared.recipe.pretrain and not prepared.recipe.start:
         say("the dense net was not trained, so a report has nothing to compare with: --pretrain 5, or --start net.pt")
     keep = getattr(prepared.recipe.schedule(), "keep", None)
-    print(f"next: bayesprune masks {out}{'' if keep is None else f' --keep {keep:g}'}")
+    print(f"next: {folder.command('masks', '' if keep is None else f'--keep {keep:g}')}")
 
 
 def _there(folder: "runs.RunFolder", given: dict[str, Any], overwrite: bool) -> "runs.Recipe | None":
@@ -103,9 +109,8 @@ def _there(folder: "runs.RunFolder", given: dict[str, Any], overwrite: bool) -> 
         )
     if folder.finished:
         raise FileExistsError(
-            f"{folder} holds this run, finished: bayesprune masks {folder.path} goes on from it, --overwrite repeats it"
+            f"{folder} holds this run, finished: {folder.command('masks')} goes on from it, --overwrite repeats it"
         )
-    say(f"going on with {folder}: {folder.reached()}")
     return there
 
 

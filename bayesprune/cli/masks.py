@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bayesprune import pruning, runs
-from bayesprune.cli.options import Device, Folder, Json, Scope
+from bayesprune.cli.options import Device, Folder, Json, Scope, Trust
 from bayesprune.cli.output import loading, show, show_json, table
 
 
@@ -17,6 +17,7 @@ def run(
     scope: Scope = "global",
     saliency: Annotated[str, typer.Option(help="What ranks groups for --keep: snr, magnitude, random.")] = "snr",
     device: Device = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Decide what stays: a budget, a threshold on SNR, or else the method's own rule.
@@ -25,7 +26,7 @@ def run(
     """
     with loading():
         open_run = runs.open_run
-    folder, ranking = runs.RunFolder(run), runs.saliency_of(saliency)
+    folder, ranking = runs.RunFolder(run, trust), runs.saliency_of(saliency)
     pruning.check_keep(1.0 if keep is None else keep, scope)
     folder.check_run()
     with folder.locked():
@@ -52,4 +53,4 @@ def run(
     words, numbers = "words", "numbers"
     headings = {"weight": words, "shape": words, "entries": numbers, "of its own": numbers, "pruned together": words}
     show(table("What is kept", headings, rows))
-    print(f"wrote {folder.masks_file}; next: bayesprune report {run}")
+    print(f"wrote {folder.masks_file}; next: {folder.command('report')}")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bayesprune import reporting, runs
-from bayesprune.cli.options import Device, Folder, Json, Part, Threads
+from bayesprune.cli.options import Device, Folder, Json, Part, Threads, Trust
 from bayesprune.cli.output import loading, show, show_json
 
 
@@ -23,6 +23,7 @@ def run(
     ] = None,
     device: Device = None,
     threads: Threads = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Compare the pruned net with the dense one and with magnitude pruning: error, calibration, bytes, latency.
@@ -31,7 +32,7 @@ def run(
     """
     with loading():
         report, open_run = reporting.report, runs.open_run
-    folder, rivals = runs.RunFolder(run), [runs.RunFolder(path) for path in rival or ()]
+    folder, rivals = runs.RunFolder(run, trust), [runs.RunFolder(path, trust) for path in rival or ()]
     for each in (folder, *rivals):
         each.check_run()
         each.masks()
@@ -63,4 +64,4 @@ def run(
         show_json(plain)
         return
     show(found)
-    print(f"wrote {folder.report_file}{'' if html is None else f', {html}'}; next: bayesprune export {run}")
+    print(f"wrote {folder.report_file}{'' if html is None else f', {html}'}; next: {folder.command('export')}")

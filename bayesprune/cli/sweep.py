@@ -7,7 +7,7 @@ import typer
 
 import bayesprune as bp
 from bayesprune import pruning, runs
-from bayesprune.cli.options import Device, Json, Part, Scope, Threads
+from bayesprune.cli.options import Device, Json, Part, Scope, Threads, Trust
 from bayesprune.cli.output import loading, show_json
 
 RUNS = [Path("run")]
@@ -32,6 +32,7 @@ def run(
     latency: Annotated[bool, typer.Option("--latency", help="Pack and time each net: about a second a point.")] = False,
     device: Device = None,
     threads: Threads = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Prune to each budget by each ranking, and score what is left.
@@ -48,7 +49,7 @@ def run(
     for name in spoils:
         if name not in known:
             raise ValueError(f"there is no corruption {name!r}; {runs.suggestion(name, ['all', *known])}")
-    folders = [runs.RunFolder(path) for path in paths]
+    folders = [runs.RunFolder(path, trust) for path in paths]
     for folder in folders:
         folder.check_run()
     with folders[0].locked():

@@ -6,7 +6,6 @@ from .demo import claim_folder as claim_folder
 from .demo import run_demo as run_demo
 from .expressions import assigned as assigned
 from .expressions import saliency_of as saliency_of
-from .expressions import suggestion as suggestion
 from .folder import RunFolder as RunFolder
 from .folder import to_json as to_json
 from .pictures import write_curve as write_curve
@@ -15,6 +14,7 @@ from .recipe import Recipe as Recipe
 from .sources import Data as Data
 from .sources import find_data as find_data
 from .sources import find_net as find_net
+from .suggestions import suggestion as suggestion
 from .train import Prepared as Prepared
 from .train import example_of as example_of
 from .train import open_data as open_data

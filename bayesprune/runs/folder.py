@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,10 @@ def _finite(data: Any) -> Any:
 class RunFolder:
     """What lies in a run folder, by name. Each file is replaced only by a whole new one.
 
+    Args:
+        path: the folder.
+        trust: whether code that is named in it, and was not on the command line, may be run.
+
     Attributes:
         recipe_file: ``recipe.toml``, written first.
         checkpoints: of the fit while it is under way; the folder goes when the posterior is there.
@@ -50,8 +54,8 @@ class RunFolder:
         report_file, sweep_file, curve_file: what was measured.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, trust: bool = False) -> None:
+        self.path, self.trust = path, trust
         self.recipe_file = path / "recipe.toml"
         self.checkpoints = path / "checkpoints"
         self.progress_file = path / "progress.json"
@@ -77,12 +81,15 @@ class RunFolder:
         """The recipe of the run; ``None`` where there is none."""
         return Recipe.read(self.recipe_file) if self.recipe_file.exists() else None
 
-    def check_run(self) -> Recipe:
-        """The recipe of a finished run.
+    def check_run(self, named: Collection[str] = ()) -> Recipe:
+        """The recipe of a finished run, all of whose code may be run.
+
+        Args:
+            named: fields of the recipe that the command line says itself, and that are not run from the folder.
 
         Raises:
             FileNotFoundError: there is no such folder, or no run in it.
-            ValueError: the run is not finished.
+            ValueError: the run is not finished, or names code and the folder is not to be trusted.
         """
         if self.path.is_file():
             raise NotADirectoryError(f"{str(self.path)!r} is a file: name the folder of a run")
@@ -95,12 +102,14 @@ class RunFolder:
             raise FileNotFoundError(f"{self} holds no run: it lacks recipe.toml, which bayesprune fit writes")
         if not self.finished:
             raise ValueError(f"the run in {self} is not finished ({self.reached()}): {self.go_on()} goes on with it")
+        if not self.trust:
+            recipe.check_trusted(str(self), named)
         return recipe
 
     def masks(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What is kept, and the choice that said so. Raises ``FileNotFoundError`` where nothing was chosen yet."""
         if not self.masks_file.exists():
-            raise FileNotFoundError(f"{self} has no masks yet: bayesprune masks {self.path} --keep 0.05")
+            raise FileNotFoundError(f"{self} has no masks yet: {self.command('masks', '--keep 0.05')}")
         return self.read_tensors(self.masks_file)
 
     def stale(self) -> list[str]:
@@ -112,7 +121,13 @@ class RunFolder:
 
     def go_on(self) -> str:
         """What to type to go on with a run that is not finished."""
-        return f"bayesprune fit --out {self.path}"
+        return self.command("fit --out")
+
+    def command(self, verb: str, options: str = "") -> str:
+        """What to type next; a run of code of one's own is trusted, since it was fitted here."""
+        recipe = self.recipe()
+        trust = "--trust" if recipe is not None and recipe.own_code() else ""
+        return " ".join(filter(None, ("bayesprune", verb, str(self.path), options, trust)))
 
     def reached(self) -> str:
         """How far an unfinished run came, in words."""

@@ -1,21 +1,32 @@
 """Recipes: TOML files that hold all that a run depends on and repeat it."""
 
-import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
+
+import msgspec
+import tomli_w
 
 from bayesprune._files import replace as replace_file
 from bayesprune.draws.gaussian import Estimator
 from bayesprune.methods import Method
 from bayesprune.pruning import Callback
-from bayesprune.runs.expressions import assigned, fits, parsed, suggestion
+from bayesprune.runs.expressions import assigned, divided, names_own, parsed
+from bayesprune.runs.own import module_of
+from bayesprune.runs.suggestions import suggestion
 
 __all__ = ["RULE", "Recipe"]
 
 RULE = "'fc*.weight=SparseVD(Block(16, 16))'"
+_SCHEDULE = "'Cubic(keep=0.05)'"
+_MOST_BYTES, _MOST_DOTS, _MOST_NESTED = 2**20, 50, 50  # of a recipe; dots of a line and brackets outside of strings
+_STRINGS = re.compile(  # and comments
+    r'"""(?:\\.|[^\\])*?"""' + r"|'{3}.*?'{3}" + r'|"(?:\\.|[^"\\\n])*"' + r"|'[^'\n]*'|#[^\n]*",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -76,8 +87,35 @@ class Recipe:
         for name, known in (("estimator", get_args(Estimator)), ("precision", ("no", "bf16"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is one of {', '.join(known)}; got {getattr(self, name)!r}")
-        self.methods()
-        self.schedule()
+        for value in divided(self.rules, Method, RULE).values():
+            if not names_own(value):  # the user's own code is run where it is asked for, not where it is read of
+                parsed(value, Method, RULE)  # type: ignore[type-abstract]
+        if self.prune is not None and not names_own(self.prune):
+            self.schedule()
+
+    def own_code(self) -> dict[str, str]:
+        """What of the recipe runs code that is not ours: field → the text that names it."""
+        found = {name: getattr(self, name) for name in ("net", "data") if _is_own(name, getattr(self, name))}
+        values = divided(self.rules, Method, RULE).values()
+        rules = [rule for rule, value in zip(self.rules, values, strict=True) if names_own(value)]
+        if rules:
+            found["rules"] = " ".join(rules)
+        if self.prune is not None and names_own(self.prune):
+            found["prune"] = self.prune
+        return found
+
+    def check_trusted(self, whose: str, named: Collection[str] = ()) -> None:
+        """Raise ``ValueError`` where the recipe runs code of fields that the command line has not ``named``.
+
+        >>> Recipe(net="os:system('true')", data="digits").check_trusted("run/")
+        Traceback (most recent call last):
+        ValueError: run/ runs code that is not bayesprune's (net "os:system('true')"): add --trust if you know it
+        """
+        foreign = [f'{name} "{text}"' for name, text in self.own_code().items() if name not in named]
+        if foreign:
+            raise ValueError(
+                f"{whose} runs code that is not bayesprune's ({', '.join(foreign)}): add --trust if you know it"
+            )
 
     def methods(self) -> dict[str, Method]:
         """The rules, read: glob → method."""
@@ -85,15 +123,13 @@ class Recipe:
 
     def schedule(self) -> Callback | None:
         """The schedule, read."""
-        return None if self.prune is None else parsed(self.prune, Callback, "'Cubic(keep=0.05)'")
+        return None if self.prune is None else parsed(self.prune, Callback, _SCHEDULE)
 
     def to_toml(self) -> str:
         """The recipe as TOML; what is ``None`` or empty is left out."""
         plain = {name: value for name, value in asdict(self).items() if value not in (None, ())}
-        versions = plain.pop("versions")
-        lines = [f"{name} = {_written(value)}" for name, value in plain.items()]
-        lines += ["", "[versions]", *(f"{_written(name)} = {_written(v)}" for name, v in versions.items())]
-        return "\n".join(["# bayesprune fit recipe.toml --out another-folder   repeats this run", *lines, ""])
+        plain["versions"] = dict(plain["versions"])
+        return "# bayesprune fit recipe.toml --out another-folder   repeats this run\n" + tomli_w.dumps(plain)
 
     def write(self, path: Path) -> None:
         """Write the recipe, whole or not at all."""
@@ -111,6 +147,9 @@ class Recipe:
             raise ValueError(f"{path} is a folder: give the recipe in it, {path / 'recipe.toml'}")
         if not path.is_file():
             raise FileNotFoundError(f"there is no recipe {str(path)!r}")
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise ValueError(f"{path}: no recipe: it has {size:,} bytes, and a recipe a few hundred")
         try:
             return cls.read_text(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -119,24 +158,23 @@ class Recipe:
     @classmethod
     def read_text(cls, text: str) -> "Recipe":
         """The recipe of a TOML text. Raises ``ValueError`` where it is none."""
-        found = tomllib.loads(text)
-        if "rules" in found and isinstance(found["rules"], list):
-            found["rules"] = tuple(found["rules"])
-        return cls.of(found)
+        _check_plain(text)
+        return cls.of(tomllib.loads(text))
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Recipe":
         """A recipe of plain values by name. Raises ``ValueError`` on an unknown, missing or wrong one."""
-        hints = get_type_hints(cls) | {"versions": dict}
-        for name, value in given.items():
-            if name not in hints:
-                raise ValueError(f"a recipe has no {name!r}; {suggestion(name, hints)}")
-            if not fits(value, hints[name]):
-                raise ValueError(f"{name} must be {_typed(hints[name])}, got {value!r}")
+        known = [f.name for f in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise ValueError(f"a recipe has no {name!r}; {suggestion(name, known)}")
         for name in ("net", "data"):
             if name not in given:
                 raise ValueError(f"say what to train: --net lenet_300_100 --data mnist; {name} is missing")
-        return cls(**given)
+        try:
+            return msgspec.convert(dict(given), cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(_told(error, given)) from error
 
     def but(self, **changed: Any) -> "Recipe":
         """The recipe with other values. Raises ``ValueError`` as :class:`Recipe` does."""
@@ -160,14 +198,29 @@ def _shown(value: Any) -> str:
     return " ".join(value) or "the default" if isinstance(value, tuple) else str(value)
 
 
-def _typed(hint: Any) -> str:
-    return hint.__name__ if hint in (int, str, float, dict) else str(hint).replace("tuple", "a list").split(" |")[0]
+def _is_own(name: str, text: str) -> bool:
+    return module_of(text) is not None and not (name == "data" and text.startswith("uci:"))
 
 
-def _written(value: Any) -> str:
-    """A TOML value: strings as JSON writes them, but for the one character that TOML escapes besides."""
-    if isinstance(value, tuple):
-        return "[\n" + "".join(f"    {_written(part)},\n" for part in value) + "]"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
+def _told(error: msgspec.ValidationError, given: Mapping[str, Any]) -> str:
+    """What is wrong with a value of a recipe, with its name and what was given."""
+    if isinstance(error.__cause__, ValueError):
+        return str(error.__cause__)  # a value of the right type that is out of range
+    found = re.match(r"Expected `(?P<kinds>[^`]*)`.* - at `\$\.(?P<name>\w+)", str(error))
+    if found is None:
+        return str(error)
+    kind = found["kinds"].split(" ")[0].replace("array", "a list of texts").replace("object", "a table of texts")
+    value = repr(given[found["name"]])
+    return f"{found['name']} must be {kind}, got {value if len(value) < 100 else value[:100] + '…'}"
+
+
+def _check_plain(text: str) -> None:
+    """Raise ``ValueError`` on a text that no recipe is, and that a reader of TOML takes long over or gives up on."""
+    bare = _STRINGS.sub("", text)
+    if any(line.count(".") > _MOST_DOTS for line in bare.splitlines()):
+        raise ValueError(f"no recipe: it holds a key of more than {_MOST_DOTS} parts")
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", bare):
+        depth += 1 if bracket in "[{" else -1
+        if depth > _MOST_NESTED:
+            raise ValueError(f"no recipe: it is nested deeper than {_MOST_NESTED} levels")

@@ -1,13 +1,8 @@
 """Nets and data by name: our own, or the user's as ``module:attribute``."""
 
 import inspect
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
 
 from bayesprune import data, nets
-from bayesprune.runs.expressions import arguments, suggestion
+from bayesprune.runs.expressions import arguments
+from bayesprune.runs.own import attribute, module_of, telling
+from bayesprune.runs.suggestions import suggestion
 
 __all__ = ["Data", "find_data", "find_net"]
 
@@ -116,14 +113,13 @@ def _functions(module: ModuleType) -> Mapping[str, Callable[..., Any]]:
 
 def _made(text: str, ours: Mapping[str, Callable[..., Any]], what: str, kinds: Any) -> Any:
     """What the name stands for, called unless it already is of one of ``kinds``."""
-    path, colon, rest = text.partition(":")
-    of_the_user = bool(colon) and all(part.isidentifier() for part in path.strip().split("."))
+    module = module_of(text)
     try:
-        name, args, kwargs = arguments(rest if of_the_user else text)
+        name, args, kwargs = arguments(text if module is None else text.partition(":")[2])
     except ValueError as error:
         raise ValueError(f"{what} {text!r}: {error}; {suggestion(text, ours)}") from None
-    if of_the_user:
-        found = _attribute(path.strip(), name, what)
+    if module is not None:
+        found = attribute(module, name, what)
     elif name in ours:
         found = ours[name]
     else:
@@ -139,40 +135,8 @@ def _made(text: str, ours: Mapping[str, Callable[..., Any]], what: str, kinds: A
         inspect.signature(found).bind(*args, **kwargs)
     except TypeError as error:
         raise ValueError(f"{what} {text!r}: {error}; write it as in '{text.partition('(')[0]}(…)'") from None
-    with _telling(f"{what} {text!r}"):
+    with telling(f"{what} {text!r}"):
         return found(*args, **kwargs)
-
-
-def _attribute(module: str, name: str, what: str) -> Any:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    with _telling(f"importing {module!r}"):
-        try:
-            found = import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise
-            raise ValueError(
-                f"there is no module {module!r}: run in the folder that holds it, or put that on PYTHONPATH"
-            ) from None
-    if not hasattr(found, name):
-        public = [n for n in vars(found) if not n.startswith("_")]
-        raise ValueError(f"module {module!r} has no {what} {name!r}; {suggestion(name, public)}")
-    return getattr(found, name)
-
-
-@contextmanager
-def _telling(doing: str) -> Iterator[None]:
-    """Turn what goes wrong in code that is not ours into one line that says where."""
-    try:
-        yield
-    except (ValueError, OSError):
-        raise
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(last.filename).name}, line {last.lineno}"
-        raise ValueError(f"{doing}: {type(error).__name__}: {error} ({where})") from error
 
 
 def _loader(part: Any, batch: int, shuffle: bool = False) -> Iterable[Any] | None:

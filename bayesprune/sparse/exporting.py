@@ -40,8 +40,8 @@ def export(
     A batch normalisation, a ReLU, GELU or SiLU (torch's transformer layers' included) that alone takes the result of a
     packed layer is worked out in it, and an ``nn.Identity`` takes its place: training what was exported goes on without
     batch statistics. What cannot run packed (the plan says which, and why) stays masked dense in its own module;
-    fine-tuning such a weight fills its zeros again. An infinite input meets no masked weight here, where ``inf * 0`` is
-    NaN.
+    fine-tuning such a weight fills its zeros again. What becomes of NaN and infinity in an input is in
+    docs/kernels.md.
 
     Args:
         net: the dense net; it is copied and not touched.

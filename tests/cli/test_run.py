@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,10 +231,10 @@ def test_ctrl_c_keeps_the_last_epoch_and_says_how_to_go_on(here: Path) -> None:
     command = ("fit", "--net", "mine:make", "--data", "mine:impatient", "--epochs", "4")
     stopped = bayesprune(*command)
     assert stopped.code == 130, stopped.err
-    assert "bayesprune fit --out run goes on with it" in stopped.err and "Traceback" not in stopped.err
+    assert "bayesprune fit --out run --trust goes on with it" in stopped.err and "Traceback" not in stopped.err
     state = bayesprune("info", "run", "--json").json
     assert not state["finished"] and re.match(r"fitting the posterior, epoch \d of 4", state["reached"])
-    assert bayesprune("fit", "--out", "run").code == 0
+    assert bayesprune("fit", "--out", "run", "--trust").code == 0
     assert bayesprune("info", "run", "--json").json["finished"]
 
 
@@ -245,18 +246,74 @@ def test_own_net_and_data(here: Path, source: str) -> None:
     fitted = bayesprune("fit", "--net", "mine:make(width=3)", "--data", source, "--epochs", "2", "--lr", "0.01")
     assert fitted.code == 0, fitted.err
     assert "the dense net was not trained" in fitted.err
-    assert bayesprune("masks", "run", "--keep", "0.5").code == 0
-    found = bayesprune("report", "run", "--draws", "2", "--json").json
+    assert "next: bayesprune masks run --trust" in fitted.out
+    assert bayesprune("masks", "run", "--keep", "0.5", "--trust").code == 0
+    found = bayesprune("report", "run", "--draws", "2", "--json", "--trust").json
     assert ("rmse" in found["models"][0]) == (source == "mine:reals")
-    assert bayesprune("export", "run", "--json").json["weights"]["0.weight"]["kept"] == 6
+    assert bayesprune("export", "run", "--json", "--trust").json["weights"]["0.weight"]["kept"] == 6
     assert bayesprune("fit", "--net", "mine:NET", "--data", source, "--epochs", "1", "--out", "as-it-is").code == 0
+
+
+def test_ones_own_method_by_rule_and_ranking(here: Path) -> None:
+    rule = ("--rule", "*.weight=mine:Mine(Block(1, 1), init_log_scale=-3)")
+    own = ("fit", "--net", "mine:make", "--data", "mine:classes", "--epochs", "1", *rule)
+    assert bayesprune(*own, "--prune", "Cubic(keep=0.5, saliency=mine:score)").code == 0
+    told = bayesprune("masks", "run", "--keep", "0.25", "--saliency", "mine:score", "--json", "--trust").json
+    assert told["kept"] == 3 and told["weights"]["0.weight"]["method"].startswith("Mine(")
+    del sys.modules["mine"]  # a module's own draws come first where it is imported
+    assert bayesprune("fit", "run/recipe.toml", "--trust", "--out", "again").code == 0
+    assert same("run", "again")
+
+
+def test_what_a_run_folder_names_is_run_only_where_one_says_so(here: Path) -> None:
+    """A recipe of a stranger's may name any function of any module."""
+    assert bayesprune(*FIT, "--epochs", "1").code == 0
+    assert bayesprune("masks", "run", "--keep", "0.5").code == 0
+    assert bayesprune("export", "run").code == 0
+    recipe = (here / "run" / "recipe.toml").read_text()
+    commands = [
+        *(("masks", "run", "--keep", "0.5"), ("sweep", "run", "--keep", "0.5"), ("report", "run"), ("export", "run")),
+        *(("bench", "run"), ("report", "other", "--rival", "run"), ("sweep", "other", "run")),
+        *(("fit", "run/recipe.toml", "--out", "new"), ("fit", "run/recipe.toml", "--seed", "1", "--out", "new")),
+        ("fit", "--out", "unfinished"),
+    ]
+    for name in ("other", "unfinished"):
+        shutil.copytree(here / "run", here / name)
+    (here / "unfinished" / "posterior.safetensors").unlink()
+    ran = "os:system('echo ran > ran')"
+    forged = {
+        "net": re.sub("(?m)^net = .*$", f'net = "{ran}"', recipe),
+        "data": re.sub("(?m)^data = .*$", f'data = "{ran}"', recipe),
+        "rules": re.sub(r"(?ms)^rules = .*?^\]$", f'rules = ["*={ran}"]', recipe),
+        "prune": f'prune = "{ran}"\n{recipe}',
+    }
+    for name, text in forged.items():
+        assert text != recipe
+        for folder in ("run", "unfinished"):
+            (here / folder / "recipe.toml").write_text(text)
+        for command in commands:
+            if command[0] == "bench" and name in ("rules", "prune"):  # it runs none of them
+                continue
+            line = refused(*command)
+            assert "runs code that is not bayesprune's" in line and name in line and "--trust" in line, command
+        assert bayesprune("info", "run").code == 0
+    assert not (here / "ran").exists() and not (here / "new").exists()
+    (here / "run" / "recipe.toml").write_text(forged["net"])
+    assert "got int" in refused("masks", "run", "--keep", "0.5", "--trust")
+    assert (here / "ran").exists()
+    (here / "ran").unlink()
+    given = ("--net", "mlp(64, (20,), 10)")
+    assert bayesprune("bench", "run", *given, "--budget", "0.02", "--no-rivals").code == 0
+    assert bayesprune("fit", "run/recipe.toml", *given, "--out", "new").code == 0
+    assert not (here / "ran").exists()
 
 
 def test_a_run_whose_net_has_changed_says_so(here: Path) -> None:
     assert bayesprune("fit", "--net", "mine:make", "--data", "mine:classes", "--epochs", "1").code == 0
     (here / "mine.py").write_text(MINE.replace("nn.Linear(4, width)", "nn.Linear(4, width + 1)"))
     sys.modules.pop("mine")
-    assert "does not fit the recipe's net, whose code may have changed" in refused("masks", "run", "--keep", "0.5")
+    line = refused("masks", "run", "--keep", "0.5", "--trust")
+    assert "does not fit the recipe's net, whose code may have changed" in line
 
 
 def test_a_fit_starts_at_a_state_dict_whose_checksum_the_recipe_keeps(here: Path) -> None:

@@ -40,6 +40,20 @@ class Augmented:
         return iter([part + 0.1 * torch.randn_like(part) for part in X.split(20)])
 
 
+class Turned:
+    """Large images, all in one batch, which are turned about in every other pass."""
+
+    passes = 0
+
+    def __init__(self, turn: Callable[[Tensor], Tensor]) -> None:
+        self.turn, self.x = turn, torch.zeros(20, 3, 64, 64)
+        self.x[:, :, 20:44, 20:44] = (torch.rand(20, 3, 24, 24) > 0.5).float()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.passes += 1
+        return iter([self.turn(self.x) if self.passes % 2 else self.x])
+
+
 class Grows:
     """Each pass has a batch more than the one before."""
 
@@ -143,6 +157,19 @@ def test_all_kinds_of_batches_are_read_again(value: Any) -> None:
 
     loader = steady(Loader())
     assert [len(list(loader)) for _ in range(3)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [lambda x: x.flip(0), lambda x: x.roll(1, 0), lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.double()],
+    ids=["examples reversed", "examples shifted", "mirrored", "upside down", "another type"],
+)
+def test_large_examples_are_told_apart(turn: Callable[[Tensor], Tensor]) -> None:
+    """Of those, only some entries are read."""
+    loader = steady(Turned(turn))
+    list(loader)
+    with pytest.raises(ValueError, match="batch 0 is another"):
+        list(loader)
 
 
 # --- batches of different lengths ----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Recipes and the texts in them: what is written reads back the same, and what cannot be read says why."""
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from bayesprune.methods import HardConcrete, Method, SparseVD
 from bayesprune.patterns import Block, Channel, Heads
 from bayesprune.pruning import Callback, Cubic
 from bayesprune.pruning.saliency import magnitude
-from bayesprune.runs.expressions import arguments, assigned, fits, parsed, vocabulary
+from bayesprune.runs.expressions import arguments, assigned, divided, fits, parsed, saliency_of, vocabulary
 from bayesprune.runs.recipe import Recipe
 from bayesprune.sparse.formats import BSR, CSR, Format
 
@@ -65,7 +66,15 @@ def test_a_recipe_is_plain_toml_in_the_order_of_its_rules() -> None:
         ("net = 'vit'\ndata = 'digits'\nrules = ['a=SparseVD()', 'a=ARD()']", "there is one for 'a' already"),
         ("net = 'vit'\ndata = 'digits'\nprune = 'SparseVD()'", "Cubic"),
         ("net = 'vit'\ndata = 'digits'\nlr = inf", "lr is a learning rate"),
+        ("net = 'vit'\ndata = 'digits'\nrules = [3]", "rules must be str, got [3]"),
+        ("net = 'vit'\ndata = 'digits'\nversions = {torch = 2}", "versions must be str"),
+        ("net = 'vit'\ndata = 'digits'\nversions = 'torch'", "versions must be a table"),
         ("net = ", "Invalid value"),
+        ("net" + ".a" * 100_000 + " = 1", "a key of more than"),
+        ("'net'" + ". 'a'" * 100_000 + " = 1", "a key of more than"),
+        ("net = " + "[" * 3000 + "]" * 3000, "nested deeper than"),
+        ("net = " + "{a=" * 3000 + "1" + "}" * 3000, "nested deeper than"),
+        ("net = '" + "x" * 2**20 + "'", "no recipe: it has 1,048,5"),
     ],
 )
 def test_a_recipe_that_cannot_be_read_names_the_file_and_the_fault(tmp_path: Path, text: str, says: str) -> None:
@@ -74,6 +83,132 @@ def test_a_recipe_that_cannot_be_read_names_the_file_and_the_fault(tmp_path: Pat
     with pytest.raises(ValueError, match=r"recipe\.toml: ") as error:
         Recipe.read(path)
     assert says in str(error.value)
+
+
+def test_texts_and_comments_may_hold_dots_and_brackets() -> None:
+    text = 'net = "vit"  # ' + "[." * 100 + '\ndata = """' + '[.\\"' * 100 + '"""\nstart = \'' + ".[" * 100 + "'"
+    assert Recipe.read_text(text).start == ".[" * 100
+
+
+def test_numbers_may_be_whole_where_real_ones_are_wanted() -> None:
+    recipe = Recipe.read_text("net = 'vit'\ndata = 'digits'\nlr = 1\nwarmup = 0")
+    assert (recipe.lr, recipe.warmup) == (1.0, 0.0)
+
+
+# --- code of one's own ------------------------------------------------------------------------------------------------
+
+OWN = {
+    "net": ("os:system('true')", "my.nets:Net", " os:abort "),
+    "data": ("mine:data", "os:system('uci:yacht')"),
+    "rules": (("a=SparseVD()", "b=mine:Mine()"), ("a=SparseVD(mine:pattern(3))",), ("os:x=SparseVD()", "b=os:abort")),
+    "prune": ("mine:Mine(0.1)", "Cubic(keep=0.5, saliency=mine:score)"),
+}
+OURS = {
+    "net": ("mlp(8, ('a:b',), 1)", "vit"),
+    "data": ("uci:yacht(split=1)", "digits"),
+    "rules": (("a:b=SparseVD(Heads(8, side='in'))",), ("a=SparseVD()",)),
+    "prune": ("Cubic(keep=0.5, saliency=magnitude)",),
+}
+PLAIN = {"net": "vit", "data": "digits"}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in OWN.items() for text in texts])
+def test_a_recipe_tells_what_code_it_would_run_and_runs_none(name: str, text: Any) -> None:
+    recipe = Recipe(**(PLAIN | {name: text}))
+    assert list(recipe.own_code()) == [name]
+    recipe.check_trusted("run/", [name])
+    with pytest.raises(ValueError, match=r"^run/ runs code that is not bayesprune's .*: add --trust"):
+        recipe.check_trusted("run/", {"net", "data", "rules", "prune"} - {name})
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in OURS.items() for text in texts])
+def test_our_own_code_is_nobodys_to_trust(name: str, text: Any) -> None:
+    assert Recipe(**(PLAIN | {name: text})).own_code() == {}
+
+
+MINE = """
+from dataclasses import dataclass
+from bayesprune.methods import SparseVD
+from bayesprune.patterns import Block, Pattern
+
+@dataclass(frozen=True)
+class Mine(SparseVD):
+    strength: float = 1.0
+
+def pattern(size: int) -> Pattern:
+    return Block(size, 1)
+
+READY = Mine(strength=2.0)
+
+def score(posterior):
+    return posterior.moments()[0].abs()
+
+def broken():
+    return {}["no"]
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("here")
+def test_ones_own_methods_patterns_and_saliencies() -> None:
+    found = assigned(
+        ("a=mine:Mine(Block(4, 1), strength=0.5)", "b=mine:READY", "c=SparseVD(mine:pattern(8))"), Method, ""
+    )
+    mine = sys.modules["mine"]
+    assert found == {"a": mine.Mine(Block(4, 1), strength=0.5), "b": mine.READY, "c": SparseVD(Block(8, 1))}
+    assert parsed("Cubic(keep=0.5, saliency=mine:score)", Callback, "").saliency is mine.score
+    assert saliency_of("mine:score") is mine.score
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("mine:Mine", "write Mine()"),
+        ("mine:Other()", "module 'mine' has no attribute 'Other'; they are"),
+        ("nowhere:Mine()", "there is no module 'nowhere'"),
+        ("mine:Mine(strength='a')", "Mine needs strength to be float, got 'a'"),
+        ("mine:Mine(length=1)", "it takes pattern"),
+        ("mine:pattern(3)", "expected a method"),
+        ("mine:broken()", "broken: KeyError: 'no' (mine.py, line"),
+        ("mine:Mine() if 1 else 2", "'mine:Mine() if 1 else 2' is neither a literal"),
+    ],
+)
+def test_what_is_no_method_of_ones_own(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match="One is written SparseVD") as error:
+        parsed(text, Method, "SparseVD()")  # type: ignore[type-abstract]
+    assert says in str(error.value)
+
+
+def test_a_text_that_cannot_be_read_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "never_run.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    for text in (
+        "x[never_run:y]",
+        "lambda never_run: y",
+        "{never_run:y}",
+        "(never_run:y).z",
+        "SparseVD() + never_run:y",
+    ):
+        with pytest.raises(ValueError, match=r"neither a literal|not readable"):
+            parsed(text, Method, "SparseVD()")  # type: ignore[type-abstract]
+
+
+def test_names_with_equals_signs() -> None:
+    rules = ("h.a=b.weight=SparseVD(clip=(-9.0, 1.0))", "task[0]=ARD()", "x = SparseVD()")
+    assert divided(rules, Method, "") == {
+        "h.a=b.weight": "SparseVD(clip=(-9.0, 1.0))",
+        "task[0]": "ARD()",
+        "x": "SparseVD()",
+    }
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
@@ -133,6 +268,11 @@ def test_every_method_and_pattern_that_is_promised_can_be_written() -> None:
         ("magnitude()", "without parentheses"),
         ("Block(9**9**9, 1)", "neither a literal nor a call"),
         ("SparseVD(", "never closed"),
+        ("SparseVD(init_log_scale=-1, init_log_scale=-2)", "init_log_scale is given twice"),
+        *((f"{'-' * n}1", "not readable: it is nested deeper than") for n in (60, 500, 900, 2000)),
+        *((f"{'(' * n}1{', )' * n}", "not readable") for n in (60, 190, 900)),
+        ("SparseVD(" + "not " * 1000 + "1)", "not readable: it is nested deeper than"),
+        ("f" + "()" * 1000, "not readable: it is nested deeper than"),
         ("(" * 5000, "not readable"),
         ("-" * 100_000 + "1", "not readable"),
         ("a\0b", "not readable"),

@@ -16,12 +16,22 @@ from bayesprune.cli import main
 
 FIT = ("fit", "--net", "mlp(64, (20,), 10)", "--data", "digits", "--batch", "64", "--lr", "0.01")
 MINE = '''
+from dataclasses import dataclass
+
 import torch
+from bayesprune.methods import SparseVD
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 NET = nn.Sequential(nn.Linear(4, 3))
 SCALES = []
+
+@dataclass(frozen=True)
+class Mine(SparseVD):
+    """A method of one's own."""
+
+def score(bnet):
+    return {name: mean.square() for name, mean in bnet.means().items() if name in bnet.methods}
 
 class Stubborn(nn.Module):
     def forward(self, x):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Geometry", "conv_weight"]
+__all__ = ["Geometry", "conv_weight", "plainly_strided"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,15 @@ class Geometry:
         """Whether it is a matrix product of each pixel's channels."""
         ones = (1, 1)
         return (self.kernel, self.stride, self.padding, self.groups) == (ones, ones, (0, 0), 1)
+
+
+def plainly_strided(x: Tensor) -> Tensor:
+    """``x``, contiguous, with the strides that its shape alone gives; differentiable.
+
+    With one channel or one pixel, a tensor is contiguous and channels-last at once, and by its strides may look like
+    either: torch 2.13's convolution then reads and writes memory that is not its own in rare shapes.
+    """
+    return x.contiguous().view(-1).view(x.shape)
 
 
 def conv_weight(matrix: Tensor, geometry: Geometry) -> Tensor:

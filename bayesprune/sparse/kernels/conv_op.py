@@ -1,23 +1,27 @@
 """The custom op of a sparse convolution, ``bayesprune::sparse_conv2d``: what autograd and torch.compile see."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import Library
 
-from bayesprune.sparse.buffers.geometry import Geometry, conv_weight
+from bayesprune.sparse.activations import ACTIVATIONS
+from bayesprune.sparse.buffers.geometry import Geometry, conv_weight, plainly_strided
 from bayesprune.sparse.formats import Operands, written
 from bayesprune.sparse.kernels.base import weight_in
 from bayesprune.sparse.kernels.ops import (
     check_operands,
     chosen_kernel,
     grad_before,
+    grads_of,
     reference_for,
     refuse_second,
+    wants,
     without_autocast,
 )
 
-__all__ = ["convolve", "sparse_conv2d"]
+__all__ = ["composite_conv", "convolve", "sparse_conv2d"]
 
 _GEOMETRY = "int[] kernel_size, int[] stride, int[] padding, int[] dilation, int groups"
 _CONV = (
@@ -63,8 +67,15 @@ def convolve(x: Tensor, weight: Operands, geometry: Geometry, kernel: str) -> Te
         raise ValueError(f"an image of {tuple(images.shape[2:])} pixels is smaller than the kernel {geometry.kernel}")
     if not images.shape[0]:
         return x.new_empty(0, weight.shape[0], rows, columns)
-    y = chosen.run_conv(images, weight, geometry)
+    y = _laid(chosen.run_conv(images, weight, geometry))
     return y if x.dim() == 4 else y[0]
+
+
+def _laid(y: Tensor) -> Tensor:
+    """The result of a convolution as it is handed on: channels-last, but of one channel plainly strided."""
+    if y.shape[-3] == 1:
+        return plainly_strided(y)
+    return y.contiguous(memory_format=torch.channels_last)
 
 
 def _conv(
@@ -94,7 +105,7 @@ def _conv(
 def _fake_conv(x, values, crow, col, bias, scale, out_channels, in_channels, *rest):  # type: ignore[no-untyped-def]
     geometry = _geometry(*rest[:5])
     y = x.new_empty((*x.shape[:-3], *geometry.output(*x.shape[-2:]), out_channels))
-    return y.movedim(-1, -3)
+    return plainly_strided(y).view(*y.shape[:-3], 1, *y.shape[-3:-1]) if out_channels == 1 else y.movedim(-1, -3)
 
 
 def _by_pixel(x: Tensor) -> Tensor:
@@ -113,11 +124,11 @@ def _grads(grad, x, values, crow, col, scale, out_channels, in_channels, *rest):
         weight = conv_weight(weight_in(grad.dtype, packed), geometry)
         if scale is not None:
             weight = weight * scale.to(grad.dtype)[:, None, None, None]
-        batched = (t if t.dim() == 4 else t[None] for t in (grad, x))
+        batched = (plainly_strided(t if t.dim() == 4 else t[None]) for t in (grad, x))
         g = geometry
-        into_x, into_weight, _ = torch.ops.aten.convolution_backward(
-            *batched, weight, None, g.stride, g.padding, g.dilation, False, [0, 0], g.groups, [True, True, False]
-        )
+        walk, both = (g.stride, g.padding, g.dilation, False, [0, 0], g.groups), [True, True, False]
+        weight = plainly_strided(weight)
+        into_x, into_weight, _ = torch.ops.aten.convolution_backward(*batched, weight, None, *walk, both)
         matrix = into_weight.permute(0, 2, 3, 1).reshape(shape)
         return into_x.reshape(x.shape), packed.format.gather(matrix, crow, col)
 
@@ -128,10 +139,40 @@ def _remember(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
     ctx.rest = rest  # type: ignore[attr-defined]
 
 
+def composite_conv(x: Tensor, weight: Operands, geometry: Geometry) -> Tensor:
+    """The same convolution by torch's own dense operators, which every transform and every derivative sees through."""
+    dense = weight_in(x.dtype, weight)
+    if weight.scale is not None:
+        dense = dense * weight.scale.to(x.dtype)[:, None]
+    g, dense = geometry, plainly_strided(conv_weight(dense, geometry))
+    y = F.conv2d(plainly_strided(x), dense, weight.bias, g.stride, g.padding, g.dilation, g.groups)
+    return ACTIVATIONS[weight.activation](y)
+
+
+def _differentiable(ctx, grad):  # type: ignore[no-untyped-def]
+    """The backward pass where a derivative of it may be wanted."""
+    x, values, crow, col, bias, scale = ctx.saved_tensors
+    out_channels, in_channels, *sizes, form, _, activation = ctx.rest
+    geometry = _geometry(*sizes)
+    shape = _matrix(out_channels, in_channels, geometry)
+    with without_autocast(grad):
+        into_x, into_values, into_bias = grads_of(
+            lambda x, values, bias: composite_conv(
+                x, Operands(values, crow, col, bias, scale, shape, activation, written(form)), geometry
+            ),
+            (x, values, bias),
+            wants(ctx),
+            grad,
+        )
+    return into_x, into_values, None, None, into_bias, *[None] * 11
+
+
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    if torch.is_grad_enabled():
+        return _differentiable(ctx, grad)
     x, values, crow, col, bias, scale = ctx.saved_tensors
     *sizes, kernel, activation = ctx.rest
-    wants_x, wants_values, _, _, wants_bias, *_ = ctx.needs_input_grad
+    wants_x, wants_values, wants_bias = wants(ctx)
     if activation:  # what went into it is worked out anew, which costs less than keeping it
         before = sparse_conv2d(x, values.detach(), crow, col, bias, scale, *sizes, kernel, "")
         grad = grad_before(activation, before, grad)
@@ -140,7 +181,7 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
         into_x, into_values = torch.ops.bayesprune.sparse_conv2d_grads(
             grad, x, values, crow, col, scale, *sizes, kernel
         )
-    into_bias = grad.movedim(-3, 0).flatten(1).sum(1) if bias is not None and wants_bias else None
+    into_bias = grad.movedim(-3, 0).flatten(1).sum(1) if wants_bias else None
     return into_x if wants_x else None, into_values if wants_values else None, None, None, into_bias, *[None] * 11
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-__all__ = ["unwatched"]
+__all__ = ["transformed", "unwatched"]
 
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -34,3 +34,14 @@ def unwatched(x: Tensor, values: Tensor | None) -> bool:
         and forward_ad._current_level < 0
         and not torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
     )
+
+
+def transformed() -> bool:
+    """Whether a transform of ``torch.func`` or forward-mode differentiation is at work, which no op of ours can answer.
+
+    >>> torch.func.vmap(lambda row: row + transformed())(torch.zeros(2))
+    tensor([1., 1.])
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None

@@ -1,7 +1,7 @@
 """The CPU kernel as a :class:`Kernel`: LLVM code made for the block, the dtype and the processor."""
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from torch import Tensor
 from bayesprune.sparse.buffers.geometry import Geometry
 from bayesprune.sparse.formats import Operands, Packed
 from bayesprune.sparse.kernels.base import Kernel
+from bayesprune.sparse.kernels.reference import Reference
 from bayesprune.sparse.native.arguments import workspace
 
 if TYPE_CHECKING:
@@ -70,13 +71,19 @@ def _call(
     made.run(space.address, min(threads, tiles * chunks))
 
 
-@cache
+@lru_cache(maxsize=256)
 def _places(geometry: Geometry, channels: int, width: int, w: int) -> Tensor:
     """Where each block column's inputs lie from a pixel on: int32, kernel positions first, then channels."""
     rows, columns = (torch.arange(n) * d for n, d in zip(geometry.kernel, geometry.dilation, strict=True))
     inputs = torch.arange(0, channels // geometry.groups, w)
     places = (rows[:, None, None] * width + columns[:, None]) * channels + inputs
     return places.flatten().to(torch.int32)
+
+
+def _farthest(geometry: Geometry, channels: int, width: int) -> int:
+    """The largest distance from a pixel that :func:`_places` tells."""
+    down, across = ((k - 1) * d for k, d in zip(geometry.kernel, geometry.dilation, strict=True))
+    return (down * width + across + 1) * channels
 
 
 def _padded(nhwc: Tensor, down: int, across: int) -> Tensor:
@@ -137,6 +144,8 @@ class Native(Kernel):
         kinds, size = (_DTYPES[weight.values.dtype], _DTYPES[x.dtype]), (rows, columns)
         down, across = geometry.padding
         wide = width + 2 * across
+        if _farthest(geometry, channels, wide) >= 2**31:
+            return Reference().run_conv(x, weight, geometry)  # the kernel reads distances of 32 bits
         made = _code().convolution(
             h, w, *kinds, size, wide, channels, geometry, weight.bias is not None, weight.activation
         )
@@ -147,7 +156,8 @@ class Native(Kernel):
         image = (height + 2 * down) * wide * channels
         group_rows, group_inputs = (weight.crow.numel() - 1) // geometry.groups, channels // geometry.groups
         a = workspace.arguments
-        a.table, (a.down, a.across), a.line, a.image = places.data_ptr(), tiles, together * made.spec.line, image
+        a.table, (a.down, a.across) = places.data_ptr(), tiles
+        a.line, a.image = together * channels * wide * geometry.stride[0], image
         a.group_rows, a.group_inputs = group_rows, group_inputs
         nhwc = x.permute(0, 2, 3, 1)
         # padded a few at a time, images are still in the cache when they are read

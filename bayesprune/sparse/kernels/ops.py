@@ -6,9 +6,12 @@ the reference.
 """
 
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.library import Library
@@ -16,15 +19,19 @@ from torch.library import Library
 from bayesprune.sparse.activations import ACTIVATIONS
 from bayesprune.sparse.formats import Operands, written
 from bayesprune.sparse.kernels import KERNELS, Kernel
+from bayesprune.sparse.kernels.base import weight_in
 
 __all__ = [
     "check_operands",
     "chosen_kernel",
+    "composite",
     "grad_before",
+    "grads_of",
     "multiply",
     "reference_for",
     "refuse_second",
     "sparse_linear",
+    "wants",
     "without_autocast",
 ]
 
@@ -172,16 +179,62 @@ def grad_before(activation: str, before: Tensor, grad: Tensor) -> Tensor:
 
 
 def refuse_second(ctx: FunctionCtx, *grads: Tensor) -> None:
-    """Double backward, which is refused with an error."""
-    raise NotImplementedError(
-        "a sparse layer has first derivatives only; for second derivatives use the masked dense net"
-    )
+    """Backward pass of a gradient op, which a layer never calls where derivatives of it are wanted."""
+    raise NotImplementedError("the gradient ops of a sparse layer have no derivatives: differentiate the layer twice")
+
+
+def wants(ctx: Any) -> tuple[bool, bool, bool]:
+    """Whether gradients of x, the values and the bias are wanted of a backward pass."""
+    x, values, _, _, bias, *_ = ctx.needs_input_grad
+    return x, values, bias
+
+
+def composite(x: Tensor, weight: Operands) -> Tensor:
+    """The same product by torch's own dense operators, which every transform and every derivative sees through."""
+    check_operands(x, weight)
+    dense = weight_in(x.dtype, weight)
+    if weight.scale is not None:
+        dense = dense * weight.scale.to(x.dtype)[:, None]
+    return ACTIVATIONS[weight.activation](F.linear(x, dense, weight.bias))
+
+
+def grads_of(
+    function: Callable[..., Tensor], given: tuple[Tensor | None, ...], wanted: tuple[bool, ...], grad: Tensor
+) -> list[Tensor | None]:
+    """The gradients of the wanted arguments of ``function(*given)``, from that of its result; differentiable again.
+
+    An argument that was worked out of another one counts as itself alone.
+    """
+    own = [t.view_as(t) if t is not None and want else t for t, want in zip(given, wanted, strict=True)]
+    needed = [t for t, want in zip(own, wanted, strict=True) if t is not None and want]
+    found = iter(torch.autograd.grad(function(*own), needed, grad, create_graph=True))
+    return [next(found) if want else None for want in wanted]
+
+
+def _differentiable(ctx, grad):  # type: ignore[no-untyped-def]
+    """The backward pass where a derivative of it may be wanted."""
+    x, values, crow, col, bias, scale = ctx.saved_tensors
+    *shape, form, _, activation = ctx.rest
+    if x is None:  # nothing but the gradient of x is wanted, which x plays no part in
+        x = grad.new_zeros((*grad.shape[:-1], shape[1]), requires_grad=True)
+    with without_autocast(grad):
+        into_x, into_values, into_bias = grads_of(
+            lambda x, values, bias: composite(
+                x, Operands(values, crow, col, bias, scale, tuple(shape), activation, written(form))
+            ),
+            (x, values, bias),
+            wants(ctx),
+            grad,
+        )
+    return into_x, into_values, None, None, into_bias, *[None] * 6
 
 
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    if torch.is_grad_enabled():
+        return _differentiable(ctx, grad)
     x, values, crow, col, bias, scale = ctx.saved_tensors
     out_features, in_features, form, kernel, activation = ctx.rest
-    wants_x, wants_values, _, _, wants_bias, *_ = ctx.needs_input_grad
+    wants_x, wants_values, wants_bias = wants(ctx)
     ops = torch.ops.bayesprune
     if activation:  # what went into it is worked out anew, which costs less than keeping it
         sizes = (out_features, in_features, form, kernel)
@@ -192,7 +245,7 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
         into_x = ops.sparse_linear_grad_x(grad, values, crow, col, scale, in_features, form, kernel)
     if wants_values:
         into_values = ops.sparse_linear_grad_values(grad, x, values, crow, col, form, kernel)
-    into_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if bias is not None and wants_bias else None
+    into_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if wants_bias else None
     return into_x, into_values, None, None, into_bias, *[None] * 6
 
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bayesprune.sparse.activations import ACTIVATIONS
-from bayesprune.sparse.buffers.geometry import Geometry, conv_weight
+from bayesprune.sparse.buffers.geometry import Geometry, conv_weight, plainly_strided
 from bayesprune.sparse.formats import Operands, Packed
 from bayesprune.sparse.kernels.base import Kernel, weight_in
 
@@ -28,6 +28,7 @@ class Reference(Kernel):
         g, dense = geometry, conv_weight(weight_in(x.dtype, weight), geometry)
         if weight.scale is not None:
             dense = dense * weight.scale.to(x.dtype)[:, None, None, None]
+        x, dense = plainly_strided(x), plainly_strided(dense)
         y = F.conv2d(x, dense, weight.bias, g.stride, g.padding, g.dilation, g.groups)
         return ACTIVATIONS[weight.activation](y)
 

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from bayesprune.sparse.buffers.geometry import Geometry, conv_weight
 from bayesprune.sparse.formats import SparseWeight
-from bayesprune.sparse.kernels.conv_op import convolve, sparse_conv2d
-from bayesprune.sparse.kernels.dispatch import unwatched
+from bayesprune.sparse.kernels.conv_op import composite_conv, convolve, sparse_conv2d
+from bayesprune.sparse.kernels.dispatch import transformed, unwatched
 from bayesprune.sparse.layers.linear import SparseLinear
 
 __all__ = ["SparseConv2d", "channels_last"]
@@ -64,6 +64,8 @@ class SparseConv2d(SparseLinear):
         g = self.geometry
         if type(self) is SparseConv2d and unwatched(x, self._parameters.get("values")):
             return convolve(x, self._operands(), g, self.kernel)
+        if transformed():
+            return composite_conv(self._cast(x), self._operands(), g)
         return sparse_conv2d(
             *(self._cast(x), self.values, self.crow, self.col, self.bias, self.scale),
             *(self.out_channels, self.in_channels),
@@ -76,5 +78,11 @@ class SparseConv2d(SparseLinear):
 
 
 def channels_last(net: nn.Module) -> nn.Module:
-    """``net`` with the weights of its dense convolutions channels-last, so that what they give is; in place."""
-    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """``net`` with the weights of its dense convolutions channels-last, so that what they give is; in place.
+
+    Those of one channel stay: their strides would be those of both layouts, which torch 2.13 mixes up in rare shapes.
+    """
+    for x in (*net.parameters(), *net.buffers()):
+        if x.dim() == 4 and x.shape[1] > 1:
+            x.data = x.data.contiguous(memory_format=torch.channels_last)
+    return net

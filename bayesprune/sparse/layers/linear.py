@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune.sparse.formats import Format, Operands, SparseWeight
-from bayesprune.sparse.kernels.dispatch import unwatched
-from bayesprune.sparse.kernels.ops import multiply, sparse_linear
+from bayesprune.sparse.kernels.dispatch import transformed, unwatched
+from bayesprune.sparse.kernels.ops import composite, multiply, sparse_linear
 
 __all__ = ["SparseLinear"]
 
@@ -85,6 +85,8 @@ class SparseLinear(nn.Module):
             return self.sparse_weight.linear(self._cast(x), self.bias, self.kernel, self.activation)
         if type(self) is SparseLinear and unwatched(x, self._parameters.get("values")):
             return multiply(x, self._operands(), self.kernel)
+        if transformed():
+            return composite(self._cast(x), self._operands())
         return sparse_linear(
             *(self._cast(x), self.values, self.crow, self.col, self.bias, self.scale),
             *(self.out_features, self.in_features, self._written, self.kernel, self.activation),

@@ -1,7 +1,7 @@
 """Code choices for a product: tile sizes, vector widths, and how x is read."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from bayesprune.sparse.buffers.geometry import Geometry
@@ -77,7 +77,7 @@ def product(
     return Compiled(spec, *entry(linear_ir, ENTRY, spec), scratch_bytes(spec, features))
 
 
-@cache
+@lru_cache(maxsize=4096)
 def convolution(
     h: int,
     w: int,
@@ -90,19 +90,24 @@ def convolution(
     bias: bool,
     activation: str,
 ) -> Compiled:
-    """The kernel for a convolution to ``size`` (rows, columns), over padded rows of ``width`` pixels."""
+    """The kernel for a convolution to ``size`` (rows, columns), over padded rows of ``width`` pixels.
+
+    Images of ever new sizes share kernels: one that works on one row at a time knows no size but its tile's, and one
+    that takes several short rows together those of such rows, of which there are few.
+    """
     isa = host_isa()
     lanes = vector_of(h, isa)
     most = _most(isa, h, lanes)
     rows, columns = size
     together = 1  # rows of the result in a tile
     if columns <= most // 2:
-        together = max(n for n in range(1, rows + 1) if rows % n == 0 and (n == 1 or n * columns <= most))
+        several = range(2, min(rows, most // columns) + 1)
+        together = max((n for n in several if rows % n == 0), default=1)
     tile = together * columns
     if tile > most:
         even = [n for n in range(most // 2, most + 1) if columns % n == 0]
         tile = max(even) if even else -(-columns // -(-columns // most))
-    stride, line = channels * geometry.stride[1], channels * width * geometry.stride[0]
-    row = columns if together > 1 else tile
+    stride = channels * geometry.stride[1]
+    row, line = (columns, channels * width * geometry.stride[0]) if together > 1 else (tile, 0)
     spec = Spec(isa, h, w, weights, inputs, tile, lanes, "outputs", stride, bias, activation, row, line, True)
     return Compiled(spec, *entry(conv_ir, ENTRY, spec), 0)

@@ -2,7 +2,10 @@
 
 import ctypes
 import hashlib
+import os
+import stat
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import astuple
 from functools import cache
@@ -20,6 +23,8 @@ __all__ = ["Entry", "assembly", "cache_folder", "entry"]
 
 Entry = Callable[[int], None]
 _lock = threading.Lock()
+if hasattr(os, "register_at_fork"):  # else a child would find it held by a thread that it does not have
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _engines: list[object] = []  # keep the code alive
 
 
@@ -52,19 +57,52 @@ def assembly(text: str, isa: Isa) -> str:
     return machine.emit_assembly(module)
 
 
+def _only_ours(found: os.stat_result) -> bool:
+    """Whether what was found is this user's, and no other may write to it. Windows keeps a user's folders so itself."""
+    others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not others)
+
+
+@cache
+def _usable(folder: Path) -> bool:
+    """Whether machine code may be read from ``folder``, which need not be there; where not, that is said once."""
+    try:
+        usable = _only_ours(folder.stat())
+    except OSError:
+        return True  # it is made when something is kept, for this user alone
+    if not usable:
+        warnings.warn(
+            f"compiled kernels are not kept in {str(folder)!r}, where other users may write: each process compiles its "
+            "own; set BAYESPRUNE_CACHE to a folder of your own",
+            stacklevel=2,
+        )
+    return usable
+
+
+def _kept(path: Path) -> bytes | None:
+    """The object code in a file, where the file is whole and nobody else's."""
+    try:
+        with path.open("rb") as file:
+            if not _only_ours(os.fstat(file.fileno())):
+                return None
+            whole = file.read()
+    except OSError:
+        return None
+    return whole[32:] if hashlib.sha256(whole[32:]).digest() == whole[:32] else None
+
+
 def _object(make: Callable[[], str], spec: Spec) -> bytes:
     """The object code, from disk or made and kept there."""
     key = hashlib.sha256(repr((astuple(spec), llvmlite.__version__)).encode() + _sources()).hexdigest()
-    path = cache_folder() / f"{key[:32]}.o"
-    try:
-        kept = path.read_bytes()
-        if hashlib.sha256(kept[32:]).digest() == kept[:32]:
-            return kept[32:]
-    except OSError:
-        pass
+    folder = cache_folder()
+    path, usable = folder / f"{key[:32]}.o", _usable(folder)
+    kept = _kept(path) if usable else None
+    if kept is not None:
+        return kept
     module, machine = _optimised(make(), spec.isa)
     code = machine.emit_object(module)
-    _files.keep(path, hashlib.sha256(code).digest() + code)
+    if usable:
+        _files.keep(path, hashlib.sha256(code).digest() + code)
     return code
 
 

@@ -22,7 +22,7 @@ class Spec:
         along: whether vectors run along a block's outputs or along tokens.
         stride: 0 where x is packed first; else the distance of two tokens in x, which is read where it lies.
         bias: whether there is one.
-        row, line: where a tile is of pixels: how many of them lie in a row, and the distance of rows in x.
+        row, line: where a tile is of pixels: how many of them lie in a row, and, of several rows, their distance in x.
         table: whether a block column's place in x is looked up, as a convolution's is.
         activation: applied to the result: a name from ``bayesprune.sparse.activations.ACTIVATIONS``.
     """
