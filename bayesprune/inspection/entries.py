@@ -3,13 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bayesprune._names import matching
 from bayesprune.layout import Layout
 from bayesprune.network.bayesian_net import BayesianNet
 
@@ -99,7 +99,7 @@ def chosen(bnet: BayesianNet, weights: Sequence[str] | Mapping[str, Any] | None)
         weights = [weights]
     found: dict[str, Entries] = {}
     for glob, index in (weights if isinstance(weights, Mapping) else dict.fromkeys(weights)).items():
-        names = [glob] if glob in bnet.posteriors else [n for n in bnet.posteriors if fnmatchcase(n, glob)]
+        names = matching(glob, bnet.posteriors)
         if not names:
             raise ValueError(
                 f"weights= has {glob!r}, which matches no weight with a posterior: {list(bnet.posteriors)}"

@@ -2,10 +2,10 @@
 
 import warnings
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 
 from torch import nn
 
+from bayesprune._names import matching
 from bayesprune.layout import layout_of
 from bayesprune.methods.base import Method, Posterior
 from bayesprune.methods.weight import Weight
@@ -45,11 +45,13 @@ def posteriors_of(net: nn.Module, rules: Mapping[str, Method]) -> dict[str, tupl
     for name, parameter in net.named_parameters():
         if isinstance(parameter, nn.UninitializedParameter):
             raise ValueError(f"{name!r} has no shape yet: run the net once on a batch before giving it a posterior")
+    names = [name for name, _ in net.named_parameters()]
+    taken = {glob: set(matching(glob, names)) for glob in rules}
     found: dict[str, tuple[Method, Posterior]] = {}
     matched: set[str] = set()
     frozen: list[str] = []
     for name, parameter in net.named_parameters():
-        globs = [g for g in rules if fnmatchcase(name, g)]
+        globs = [g for g in rules if name in taken[g]]
         if not globs:
             continue
         glob = globs[0]
@@ -74,8 +76,7 @@ def posteriors_of(net: nn.Module, rules: Mapping[str, Method]) -> dict[str, tupl
         )
     for glob in rules:
         if glob not in matched:
-            names = [n for n, _ in net.named_parameters()]
-            shadow = next((g for g in rules if any(fnmatchcase(n, glob) and fnmatchcase(n, g) for n in names)), None)
+            shadow = next((g for g in rules if taken[g] & taken[glob]), None)
             why = f"rule {shadow!r} before it takes all it matches" if shadow else _tied(net, glob)
             why = why or f"the parameters are {names}"
             raise ValueError(f"rule {glob!r} matches no parameter: {why}")
@@ -85,7 +86,8 @@ def posteriors_of(net: nn.Module, rules: Mapping[str, Method]) -> dict[str, tupl
 def _tied(net: nn.Module, glob: str) -> str | None:
     """That a glob matches another name of a tensor alone, where it does."""
     first = {id(parameter): name for name, parameter in net.named_parameters()}
-    for name, parameter in net.named_parameters(remove_duplicate=False):
-        if fnmatchcase(name, glob) and (own := first[id(parameter)]) != name:
+    every = dict(net.named_parameters(remove_duplicate=False))
+    for name in matching(glob, every):
+        if (own := first[id(every[name])]) != name:
             return f"{name!r} is tied to {own!r}, one tensor that goes by its first name; give {own!r} the rule"
     return None

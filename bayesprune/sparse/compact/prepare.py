@@ -1,14 +1,14 @@
 """Preparation for compaction: attention opened into linear layers, and modules that stay untouched."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from bayesprune._names import matching
 from bayesprune.sparse.checks import shared_names
 from bayesprune.sparse.layers.attention import SparseAttention
 from bayesprune.sparse.layers.composite import hooked
@@ -48,12 +48,14 @@ def prepare(net: nn.Module, masks: Mapping[str, Tensor], example: object, skip: 
     paths = [path for path, _ in net.named_modules()]
     if not isinstance(skip, Sequence) or not all(isinstance(glob, str) for glob in skip):
         raise ValueError(f"skip must be globs over module paths, got {skip!r}")
+    skipped: set[str] = set()
     for glob in skip:
-        if not any(fnmatchcase(path, glob) for path in paths):
+        skipped |= set(found := matching(glob, paths))
+        if not found:
             raise ValueError(f"skip names {glob!r}, which no module of the net matches; there are {_some(paths)}")
     attentions = [path for path, m in net.named_modules() if isinstance(m, nn.MultiheadAttention)]
     calls = calls_on(net, example, [f"{prefix_of(path)}out_proj.weight" for path in attentions])
-    closed = {path: why for path, module in net.named_modules() if (why := _why_closed(path, module, skip))}
+    closed = {path: why for path, module in net.named_modules() if (why := _why_closed(path, module, skipped))}
     shared = {name for name, names in shared_names(net).items() if len(names) > 1}
     opened: dict[str, bool] = {}
     copied = copy.deepcopy(net)
@@ -89,8 +91,8 @@ def _not_causal(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> tu
     return args, kwargs
 
 
-def _why_closed(path: str, module: nn.Module, skip: Sequence[str]) -> str | None:
-    if any(fnmatchcase(path, glob) for glob in skip):
+def _why_closed(path: str, module: nn.Module, skip: Collection[str]) -> str | None:
+    if path in skip:
         return f"skip names {path}"
     if hooked(module):
         return f"{path or 'the net'} carries hooks, which may count on its sizes"

@@ -3,12 +3,12 @@
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from bayesprune._names import matching
 from bayesprune.sparse.formats import Dense, Format
 from bayesprune.sparse.formats.quantised import Bits, held_in
 from bayesprune.sparse.layers.composite import parts_of
@@ -28,8 +28,11 @@ __all__ = ["forced_formats", "left_bits", "left_formats", "make_plan", "plan"]
 _MARGIN = 1.05  # a sparse candidate has to beat dense by this much: less is noise
 
 
-def _matches(name: str, glob: str) -> bool:
-    return fnmatchcase(name, glob) or fnmatchcase(name.rpartition(".")[0], glob)
+def _matched(glob: str, names: Iterable[str]) -> list[str]:
+    """The weights that a glob, held against their names and their modules', takes."""
+    modules = {name: name.rpartition(".")[0] for name in names}
+    taken = matching(glob, [*modules, *modules.values()])
+    return [name for name, module in modules.items() if name in taken or module in taken]
 
 
 def forced_formats(names: Mapping[str, object], formats: Mapping[str, Format] | None) -> dict[str, Format]:
@@ -48,7 +51,7 @@ def forced_formats(names: Mapping[str, object], formats: Mapping[str, Format] | 
     for glob, wanted in (formats or {}).items():
         if not isinstance(wanted, Format):
             raise ValueError(f"formats[{glob!r}] must be a format such as CSR() or BSR(16, 1), got {wanted!r}")
-        matched = [name for name in names if _matches(name, glob)]
+        matched = _matched(glob, names)
         if not matched:
             raise ValueError(f"formats[{glob!r}] matches no masked weight; they are {', '.join(names) or 'none'}")
         for name in matched:
@@ -77,8 +80,8 @@ def left_formats(
     forced_formats({**before, **after}, formats)
     left: dict[str, Format] = {}
     for glob, wanted in (formats or {}).items():
-        renamed = [now for old, names in before.items() if _matches(old, glob) for now in names if now in after]
-        for name in (glob, *renamed) if any(_matches(now, glob) for now in after) else renamed:
+        renamed = [now for old in _matched(glob, before) for now in before[old] if now in after]
+        for name in (glob, *renamed) if _matched(glob, after) else renamed:
             left.setdefault(name, wanted)
     return left
 
