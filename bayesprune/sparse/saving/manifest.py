@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from bayesprune._text import visible
+from bayesprune.sparse import formats
 from bayesprune.sparse.activations import ACTIVATIONS
-from bayesprune.sparse.formats import FORMATS, format_of
+from bayesprune.sparse.formats import format_of
 from bayesprune.sparse.layers.sizes import SizeChange
 from bayesprune.sparse.saving.storage import DTYPES
 from bayesprune.sparse.surgery.surgery import PackedLayer, Surgery
@@ -87,9 +88,9 @@ class _Layer(msgspec.Struct):
 
     def read(self, where: str) -> PackedLayer:
         name, *sizes = self.format
-        if name not in FORMATS:
+        if name not in formats.FORMATS:
             raise FileError(
-                f"{where} is packed as {name!r}; this version knows {', '.join(FORMATS)}: upgrade bayesprune"
+                f"{where} is packed as {name!r}; this version knows {', '.join(formats.FORMATS)}: upgrade bayesprune"
             )
         if self.activation not in ACTIVATIONS:
             raise FileError(
