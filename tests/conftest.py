@@ -11,7 +11,7 @@ import torch
 from jaxtyping import install_import_hook
 
 install_import_hook("bayesprune", "support.typechecker.check")
-torch.set_num_threads(1)  # the tensors are small: more threads wait for each other
+torch.set_num_threads(1)  # for fixtures of whole files
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -38,9 +38,10 @@ def _shares_a_fixture(path: Path) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def seeded_with_an_empty_store() -> Iterator[None]:
-    """Nothing may leave a trace in Pyro's global store."""
+def on_one_thread_with_an_empty_store() -> Iterator[None]:
+    """Nothing may leave a trace in Pyro's global store. Commands set threads for their process, which is this one."""
     pyro.clear_param_store()
+    torch.set_num_threads(1)  # the tensors are small: more threads wait for each other
     torch.manual_seed(0)
     yield
     assert len(pyro.get_param_store()) == 0
