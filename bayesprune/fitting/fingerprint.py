@@ -37,8 +37,8 @@ def net_fingerprint(bnet: BayesianNet) -> dict[str, Any]:
 def data_fingerprint(loader: Any) -> str:
     """A checksum of the numbers in a loader's data set, or in its first and last batch where it is a list of batches.
 
-    Data sets that compute or read their examples are known by their class and length alone: drawing an example may draw
-    random numbers.
+    Data sets that compute or read their examples are known by their class alone: drawing an example may draw random
+    numbers.
     """
     digest = hashlib.sha256()
     if isinstance(loader, (list, tuple)):
