@@ -20,7 +20,7 @@ def run(
 ) -> None:
     """Train, fit a sparse posterior, prune by SNR, pack, verify and save, on real data.
 
-    Example: bayesprune demo --data mnist --keep 0.02 --out run
+    Example: bayesprune demo --keep 0.01 --out demo
     """
     with loading():
         tasks = runs.TASKS

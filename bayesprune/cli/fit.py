@@ -40,7 +40,7 @@ def run(
 ) -> None:
     """Fit a sparse posterior into a run folder; a run that was killed goes on when the command is given again.
 
-    Example: bayesprune fit --net lenet_300_100 --data mnist --pretrain 5 --prune 'Cubic(keep=0.05)' --out run
+    Example: bayesprune fit --net 'mlp(64, (100,), 10)' --data digits --pretrain 5 --prune 'Cubic(keep=0.05)' --out run
     """
     options = dict(locals())
     with loading():
