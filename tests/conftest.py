@@ -1,5 +1,10 @@
-"""Shapes and types in signatures are checked while testing, and free in use; Pyro's store stays empty."""
+"""Shapes and types in signatures are checked while testing, and free in use; Pyro's store stays empty.
 
+They are in the modules whose signatures have shapes; the rest is left to mypy, as a check at each call takes a third of
+the tests' time. ``BAYESPRUNE_CHECK=all`` checks everything.
+"""
+
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -9,8 +14,15 @@ import pyro
 import pytest
 import torch
 from jaxtyping import install_import_hook
+from support.paths import ROOT
 
-install_import_hook("bayesprune", "support.typechecker.check")
+PACKAGE = ROOT / "bayesprune"
+SHAPED = [file for file in PACKAGE.rglob("*.py") if "from jaxtyping" in file.read_text()]
+if os.environ.get("BAYESPRUNE_CHECK") == "all":
+    SHAPED = [PACKAGE]
+modules = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in SHAPED]
+install_import_hook(modules, "support.typechecker.check")
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes and notebooks that tests start: workers share the cores
 torch.set_num_threads(1)  # for fixtures of whole files
 
 
