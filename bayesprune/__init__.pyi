@@ -1,6 +1,7 @@
 """What the package hands on, loaded when it is first used: the one list of its names, for types and at run time."""
 
 from . import corruptions as corruptions
+from . import likelihoods as likelihoods
 from . import plots as plots
 from .evaluation import Prediction as Prediction
 from .evaluation import predict as predict
@@ -9,11 +10,13 @@ from .fitting import History as History
 from .fitting import classify as classify
 from .fitting import fit as fit
 from .fitting import regress as regress
+from .fitting import supervise as supervise
 from .inspection import LeftOutWarning as LeftOutWarning
 from .inspection import UnreliableLOOWarning as UnreliableLOOWarning
 from .inspection import khat as khat
 from .inspection import loo as loo
 from .inspection import to_inference_data as to_inference_data
+from .likelihoods import likelihood as likelihood
 from .methods import ARD as ARD
 from .methods import Deterministic as Deterministic
 from .methods import Gaussian as Gaussian

@@ -63,6 +63,8 @@ NAMES = [
     "export",
     "fit",
     "khat",
+    "likelihood",
+    "likelihoods",
     "load",
     "loo",
     "magnitude",
@@ -75,6 +77,7 @@ NAMES = [
     "report",
     "save",
     "snr",
+    "supervise",
     "sweep",
     "to_inference_data",
 ]

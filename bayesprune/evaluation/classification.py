@@ -7,7 +7,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Integer, Shaped
+from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "EntropySplit",
     "ReliabilityBins",
     "brier_score",
+    "calibration_error",
     "class_errors",
     "entropy",
     "entropy_split",
@@ -96,14 +97,7 @@ def reliability_bins(probs: Float[Tensor, "n classes"], y: Integer[Tensor, " n"]
     tensor([   nan, 0.5000], dtype=torch.float64)
     """
     confidence, predicted = probs.double().max(-1)
-    # bins are (low, high], as in the paper; 0 itself falls into the first
-    index = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    count = torch.bincount(index, minlength=bins)
-
-    def mean(x: Tensor) -> Tensor:
-        return torch.zeros(bins, dtype=torch.float64, device=probs.device).index_add_(0, index, x) / count
-
-    return ReliabilityBins(count, mean(confidence), mean((predicted == y.long()).double()))
+    return _binned(confidence, predicted == y.long(), bins)
 
 
 def expected_calibration_error(probs: Float[Tensor, "n classes"], y: Integer[Tensor, " n"], bins: int = 15) -> float:
@@ -114,9 +108,26 @@ def expected_calibration_error(probs: Float[Tensor, "n classes"], y: Integer[Ten
     >>> expected_calibration_error(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
     0.5
     """
-    count, confidence, accuracy = reliability_bins(probs, y, bins)
-    gap = (accuracy - confidence).abs() * count / len(y)
+    confidence, predicted = probs.double().max(-1)
+    return calibration_error(confidence, predicted == y.long(), bins)
+
+
+def calibration_error(confidence: Float[Tensor, " n"], right: Bool[Tensor, " n"], bins: int = 15) -> float:
+    """:func:`expected_calibration_error` of answers by their probability and whether they are right."""
+    count, claimed, accuracy = _binned(confidence.double(), right, bins)
+    gap = (accuracy - claimed).abs() * count / len(right)
     return float(gap[count > 0].sum())
+
+
+def _binned(confidence: Tensor, right: Tensor, bins: int) -> ReliabilityBins:
+    # bins are (low, high], as in the paper; 0 itself falls into the first
+    index = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    count = torch.bincount(index, minlength=bins)
+
+    def mean(x: Tensor) -> Tensor:
+        return torch.zeros(bins, dtype=torch.float64, device=x.device).index_add_(0, index, x) / count
+
+    return ReliabilityBins(count, mean(confidence), mean(right.double()))
 
 
 def class_errors(probs: Float[Tensor, "n classes"], y: Integer[Tensor, " n"], level: float = 0.95) -> ClassErrors:

@@ -6,8 +6,10 @@ from zlib import crc32
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from bayesprune.fitting.likelihoods import parted
+from bayesprune.fitting.batches import split
+from bayesprune.network.bayesian_net import BayesianNet
 
 __all__ = ["SteadyLoader", "check_like", "steady"]
 
@@ -39,14 +41,14 @@ class SteadyLoader:
             raise ValueError(f"{_CHANGED} ({len(self._first)} batches, then {len(seen)}): {_MEND}")
         self._first = seen
 
-    def check_inputs_alone(self) -> None:
+    def check_inputs_alone(self, bnet: BayesianNet) -> None:
         """For a single pass, in which an order that changes would not show: raise ``ValueError`` where the batches are
         of inputs alone, which nothing could match with their results, and the first one is another the second time.
         The global generator is left as it was.
         """
         with torch.random.fork_rng(devices=[]):
             twice = [next(iter(self._loader), None) for _ in range(2)]
-        if parted(twice[0])[1] is None and _checksum(twice[0]) != _checksum(twice[1]):
+        if split(bnet, twice[0])[1] is None and _checksum(twice[0]) != _checksum(twice[1]):
             raise ValueError(f"{_CHANGED} (batch 0 is another): {_MEND}")
 
 
@@ -64,13 +66,15 @@ def steady(loader: Iterable[Any]) -> Iterable[Any]:
     return loader if isinstance(loader, (list, tuple, SteadyLoader)) else SteadyLoader(loader)
 
 
-def check_like(first: Tensor, part: Tensor, what: str) -> None:
-    """Raise ``ValueError`` unless a batch's ``what`` has the shape of the first one's, but for the examples."""
-    if part.shape[1:] != first.shape[1:]:
-        raise ValueError(
-            f"the {what} of two batches have different shapes, {tuple(first.shape)} and {tuple(part.shape)}: give all "
-            "batches inputs of one length (pad them to the longest of the whole data set), or one batch alone"
-        )
+def check_like(first: Any, part: Any, what: str) -> None:
+    """Raise ``ValueError`` unless the tensors of a batch's ``what`` have the shapes of the first one's, but for the
+    examples."""
+    for one, other in zip(tree_leaves(first), tree_leaves(part), strict=False):
+        if isinstance(one, Tensor) and isinstance(other, Tensor) and other.shape[1:] != one.shape[1:]:
+            raise ValueError(
+                f"the {what} of two batches have different shapes, {tuple(one.shape)} and {tuple(other.shape)}: give "
+                "all batches inputs of one length (pad them to the longest of the whole data set), or one batch alone"
+            )
 
 
 def _checksum(batch: Any, start: int = 0) -> int:

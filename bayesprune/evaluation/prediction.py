@@ -10,11 +10,12 @@ import torch
 from accelerate.utils import send_to_device
 from pyro.poutine import Trace
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from bayesprune.evaluation.classification import entropy_split
 from bayesprune.evaluation.passes import SteadyLoader, check_like, steady
-from bayesprune.fitting.likelihoods import call, parted
-from bayesprune.fitting.observations import CategoricalObservation, NormalObservation
+from bayesprune.fitting.batches import split
+from bayesprune.likelihoods import Likelihood, Several
+from bayesprune.likelihoods.batch import call
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.pruning.masking import check_masks
 
@@ -26,13 +27,14 @@ class Prediction:
     """The posterior predictive of a data set.
 
     Attributes:
-        mean: class probabilities averaged over draws, or the mean of y: (examples, classes or outputs).
-        draws: the same for each draw of the weights: (draws, examples, classes or outputs).
-        epistemic: what more data would settle. Classes: the mutual information of label and weights, nats, (examples,).
-            Real targets: the variance of the mean over draws, (examples, outputs).
-        aleatoric: what is left if the weights were known. Classes: the mean entropy over draws, nats. Real targets:
-            the noise's variance.
-        targets: the labels or targets that came with the inputs, or ``None``.
+        mean: class probabilities averaged over draws, the chance of each label, or the mean of y: (examples, …), the
+            classes last.
+        draws: the same for each draw of the weights: (draws, examples, …).
+        epistemic: what more data would settle. Labels: the mutual information of label and weights, nats, (examples,
+            …). Numbers: the variance of the mean over draws, of y's shape.
+        aleatoric: what is left if the weights were known. Labels: the mean entropy over draws, nats. Numbers: the mean
+            variance of y around its mean. NaN where a likelihood of one's own does not say.
+        targets: what came with the inputs, or ``None``.
     """
 
     mean: Tensor
@@ -41,11 +43,41 @@ class Prediction:
     aleatoric: Tensor
     targets: Tensor | None
 
+    def __getitem__(self, part: str) -> "Prediction":
+        """Of several outputs, the prediction of one."""
+        raise TypeError("this prediction is of one output: take mean, draws, epistemic and aleatoric")
 
-def known_observation(bnet: BayesianNet) -> CategoricalObservation | NormalObservation:
+
+class Predictions(Prediction):
+    """The posterior predictive of several outputs: ``prediction["kind"].mean``.
+
+    Attributes:
+        parts: output name → its prediction.
+    """
+
+    parts: dict[str, Prediction]
+
+    def __init__(self, parts: Mapping[str, Prediction]) -> None:
+        object.__setattr__(self, "parts", dict(parts))
+
+    def __getitem__(self, part: str) -> Prediction:
+        return self.parts[part]
+
+    def __getattr__(self, name: str) -> Any:
+        parts = list(self.__dict__.get("parts", ()))
+        raise AttributeError(f"this prediction is of several outputs: take {name} of one of them, {parts}")
+
+    def __repr__(self) -> str:
+        return f"Predictions({self.parts})"
+
+
+def known_observation(bnet: BayesianNet) -> Likelihood:
     """What the net's output means; raises ``ValueError`` where no model has said so yet."""
-    if not isinstance(bnet.observation, (CategoricalObservation, NormalObservation)):
-        raise ValueError("what the net's output means is not known: make a model with bp.classify or bp.regress first")
+    if bnet.observation is None:
+        raise ValueError(
+            "what the net's output means is not known: make a model with bp.classify or bp.regress first, or with "
+            "bp.supervise for other targets"
+        )
     return bnet.observation
 
 
@@ -72,7 +104,7 @@ def predict(
         ValueError: no observation model yet, masks that do not fit, no data, a loader whose order changes, or batches
             padded to different lengths, each with an output a position.
 
-    >>> from bayesprune.fitting.likelihoods import classify
+    >>> from bayesprune.fitting.supervised import classify
     >>> from bayesprune.methods import SparseVD
     >>> bnet = BayesianNet(torch.nn.Sequential(torch.nn.Linear(4, 3)), {"0.weight": SparseVD()})
     >>> model = classify(bnet, size=10)
@@ -86,19 +118,21 @@ def predict(
         if seed is not None:
             torch.manual_seed(seed)
         stacked, targets = draw_outputs(bnet, loader, draws, masks or {})
-    if isinstance(observation, CategoricalObservation):
-        probs = stacked.softmax(-1)
-        split = entropy_split(probs)
-        return Prediction(probs.mean(0), probs, split.epistemic, split.aleatoric, targets)
-    spread = stacked.var(0, correction=1 if draws > 1 else 0)
-    return Prediction(stacked.mean(0), stacked, spread, torch.full_like(spread, observation.noise**2), targets)
+    return _prediction(observation, stacked, targets)
+
+
+def _prediction(likelihood: Likelihood, outputs: Any, targets: Any) -> Prediction:
+    if isinstance(likelihood, Several):
+        of = dict.fromkeys(likelihood.names) if targets is None else targets
+        return Predictions({n: _prediction(part, outputs[n], of[n]) for n, part in likelihood.parts.items()})
+    draws = likelihood.mean(outputs)
+    return Prediction(draws.mean(0), draws, *likelihood.uncertainty(outputs), targets)
 
 
 @torch.no_grad()
-def draw_outputs(
-    bnet: BayesianNet, loader: Iterable[Any], draws: int, masks: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor | None]:
-    """The net's outputs on each of several posterior draws, (draws, examples, …), and the targets.
+def draw_outputs(bnet: BayesianNet, loader: Iterable[Any], draws: int, masks: Mapping[str, Tensor]) -> tuple[Any, Any]:
+    """What the likelihood reads of the net's outputs on each of several posterior draws, (draws, examples, …), and the
+    targets.
 
     Raises:
         ValueError: masks that do not fit, no data, a loader whose order changes from pass to pass, or batches of
@@ -108,7 +142,7 @@ def draw_outputs(
     for drawn in each_draw(bnet, loader, draws, masks):
         outputs.append(drawn.output)
         targets = drawn.targets
-    return torch.stack(outputs), targets
+    return tree_map(lambda *parts: torch.stack(parts), *outputs), targets
 
 
 @dataclass(frozen=True)
@@ -117,14 +151,14 @@ class Draw:
 
     Attributes:
         weights: every parameter and buffer by its name, masked.
-        output: the net's output, (examples, …).
+        output: what the likelihood reads of the net's output, (examples, …).
         targets: what came with the inputs, or ``None``.
         under_q, under_p: the draw's sites under the guide and under the prior, before masks.
     """
 
     weights: dict[str, Tensor]
-    output: Tensor
-    targets: Tensor | None
+    output: Any
+    targets: Any
     under_q: Trace
     under_p: Trace
 
@@ -140,7 +174,7 @@ def each_draw(bnet: BayesianNet, loader: Iterable[Any], draws: int, masks: Mappi
     check_masks(bnet, masks)
     loader = steady(loader)
     if draws == 1 and isinstance(loader, SteadyLoader):
-        loader.check_inputs_alone()
+        loader.check_inputs_alone(bnet)
     for _ in range(draws):
         drawn = _draw(bnet, loader, masks)
         yield drawn
@@ -152,28 +186,36 @@ def _draw(bnet: BayesianNet, loader: Iterable[Any], masks: Mapping[str, Tensor])
         weights, under_q, under_p = bnet.traced_draw()
         for name, mask in masks.items():
             weights[name] = weights[name] * mask
-        output, targets = run_over(partial(bnet.run, weights), loader, next(iter(weights.values())).device)
+        output, targets = run_over(bnet, partial(bnet.run, weights), loader)
     return Draw(weights, output, targets, under_q, under_p)
 
 
-def run_over(forward: Callable[..., Any], loader: Iterable[Any], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """``forward``'s outputs over a whole data set, and the targets where batches have them, both on ``device``.
+def run_over(bnet: BayesianNet, forward: Callable[..., Any], loader: Iterable[Any]) -> tuple[Any, Any]:
+    """What the likelihood reads of ``forward``'s outputs over a whole data set, and the targets where batches have
+    them, both on the net's device.
 
     Raises:
         ValueError: no batches, or batches whose outputs or targets cannot stand in one tensor.
     """
-    outputs: list[Tensor] = []
-    targets: list[Tensor] = []
+    likelihood, device = known_observation(bnet), next(bnet.parameters()).device
+    outputs, targets = [], []
     for batch in loader:
-        x, y = parted(batch)
-        outputs.append(call(forward, send_to_device(x, device)))
-        check_like(outputs[0], outputs[-1], "outputs")
-        if y is not None:
-            targets.append(y.to(device))
-            check_like(targets[0], targets[-1], "targets")
+        x, y = split(bnet, batch)
+        output, y = likelihood.kept(call(forward, send_to_device(x, device)), send_to_device(y, device))
+        outputs.append(output)
+        targets.append(y)
+        check_like(outputs[0], output, "outputs")
+        check_like(targets[0], y, "targets")
     if not outputs:
         raise ValueError("the loader holds no batches")
-    return torch.cat(outputs), torch.cat(targets) if targets else None
+    return _joined(outputs), _joined(targets)
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Trees of tensors over batches as one; what a batch has not is ``None`` for all."""
+    if any(part is None for part in parts):
+        return None
+    return tree_map(lambda *of: None if any(part is None for part in of) else torch.cat(of), *parts)
 
 
 @contextmanager

@@ -1,23 +1,24 @@
 """Compare a pruned net with the dense net and with magnitude pruning at the same sparsity."""
 
 import copy
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from bayesprune.evaluation.passes import steady
 from bayesprune.evaluation.prediction import draw_outputs, evaluating, known_observation, run_over
-from bayesprune.evaluation.scoring import Losses, Score, losses, score
-from bayesprune.fitting.likelihoods import call
+from bayesprune.evaluation.scoring import Losses, Score, losses, score, summary
+from bayesprune.likelihoods.batch import call
 from bayesprune.methods.deterministic import Deterministic
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.state import PosteriorState
@@ -41,8 +42,8 @@ __all__ = [
 Masks = Mapping[str, Tensor]
 Rival = tuple[Mapping[str, Tensor], Masks]
 """Another pruned net to stand beside: its parameters and buffers by name, and its masks."""
-Outputs = tuple[Tensor, Tensor | None]
-"""A net's output on each draw and example, and the targets."""
+Outputs = tuple[Any, Any]
+"""What the likelihood reads of a net's output on each draw and example, and the targets."""
 
 
 class Role(StrEnum):
@@ -85,9 +86,7 @@ class ModelRow:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        figures = {k: v for k, v in vars(self.score).items() if v is not None}
-        if self.score.class_errors is not None:  # JSON has no NaN
-            figures["class_errors"] = [None if math.isnan(e) else e for e in self.score.class_errors]
+        figures = self.score.to_dict()
         plain = {k: v for k, v in vars(self).items() if k not in ("score", "role")}
         return {**plain, "role": self.role.name.lower(), **figures}
 
@@ -98,16 +97,16 @@ class Verification:
 
     Attributes:
         rows: the models.
-        losses: by a row's name, how it fares on each example.
-        outputs: the net's output on each example, of the dense net and of the packed one.
+        losses: by a row's name, how it fares on each observation.
+        outputs: what the likelihood reads of the net's output on each example, of the dense net and of the packed one.
         targets: what the loader said it should be.
         sizes: the bytes of each pruned weight of the packed net, of all else and of the whole.
     """
 
     rows: tuple[ModelRow, ...]
     losses: Mapping[str, Losses]
-    outputs: Mapping[Role, Tensor]
-    targets: Tensor
+    outputs: Mapping[Role, Any]
+    targets: Any
     sizes: tuple[ByteCount, ...]
 
     def __getitem__(self, role: Role) -> ModelRow:
@@ -167,18 +166,16 @@ def verify(
             masked(bnet.draw(), kept)(*inputs, **named)
 
     def over(net: Callable[..., Any]) -> Outputs:
-        output, y = run_over(net, loader, device)
-        return output[None], y
+        output, y = run_over(bnet, net, loader)
+        return tree_map(itemgetter(None), output), y
 
     rows: list[ModelRow] = []
     each: dict[str, Losses] = {}
 
     def judge(role: Role, found: Outputs, share: float, nbytes: int | None = None, name: str | None = None) -> None:
-        output, y = found
         name = role.value if name is None else name
-        rows.append(ModelRow(name, role, score(observation, output, y), share, nbytes))
-        assert y is not None  # or score had raised
-        each[name] = losses(observation, output, y)
+        each[name] = losses(observation, *found)
+        rows.append(ModelRow(name, role, summary(each[name]), share, nbytes))
 
     with evaluating(bnet):
         predictive = draw_outputs(bnet, loader, draws, kept)  # first: a pass over a loader moves the generator
@@ -199,20 +196,20 @@ def verify(
         slow = time_interleaved({first: calls[first], many: partial(call, drawn, example)}, device=device)
         ratio = {name: seconds[first] / s for name, s in seconds.items()} | {many: slow[first] / slow[many]}
         seconds[many] = slow[many]
-    assert before[1] is not None  # or score had raised
+    shown = {Role.DENSE: before, Role.PRUNED: after}
     return Verification(
         rows=tuple(replace(r, seconds=seconds.get(r.name), speedup=ratio.get(r.name)) for r in rows),
         losses=each,
-        outputs={Role.DENSE: before[0][0], Role.PRUNED: after[0][0]},
-        targets=observation.check(before[0][0], before[1]),
+        outputs={role: tree_map(itemgetter(0), found) for role, (found, _) in shown.items()},
+        targets=observation.check(tree_map(itemgetter(0), before[0]), before[1]),
         sizes=byte_counts(dense, kept, packed, compressed(packed, variances=variances)),
     )
 
 
 def score_forward(bnet: BayesianNet, forward: Callable[..., Any], loader: Iterable[Any]) -> Score:
     """The figures of one forward function on a data set, on the net's device and by the net's observation."""
-    outputs, targets = run_over(forward, loader, next(iter(bnet.parameters())).device)
-    return score(bnet.observation, outputs[None], targets)
+    outputs, targets = run_over(bnet, forward, loader)
+    return score(bnet.observation, tree_map(itemgetter(None), outputs), targets)
 
 
 def masked_forward(bnet: BayesianNet, weights: Mapping[str, Tensor], masks: Masks) -> Callable[..., Any]:

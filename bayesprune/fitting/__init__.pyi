@@ -5,9 +5,7 @@ from .door import fit as fit
 from .elbo import MeanFieldELBO as MeanFieldELBO
 from .history import Epoch as Epoch
 from .history import History as History
-from .likelihoods import SupervisedModel as SupervisedModel
-from .likelihoods import classify as classify
-from .likelihoods import regress as regress
-from .observations import CategoricalObservation as CategoricalObservation
-from .observations import NormalObservation as NormalObservation
-from .observations import Observation as Observation
+from .supervised import SupervisedModel as SupervisedModel
+from .supervised import classify as classify
+from .supervised import regress as regress
+from .supervised import supervise as supervise

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from bayesprune.fitting.likelihoods import parted
+from bayesprune.likelihoods.batch import count_examples, parted
+from bayesprune.network.bayesian_net import BayesianNet
 
-__all__ = ["check_inputs", "check_loader", "count_batches", "count_examples", "pair"]
+__all__ = ["check_inputs", "check_loader", "count_batches", "count_examples", "pair", "split"]
 
 
 def check_loader(loader: Any) -> None:
@@ -35,32 +35,30 @@ def count_batches(loader: Iterable[Any]) -> int:
     return count
 
 
-def pair(batch: Any) -> tuple[Any, Any]:
+def split(bnet: BayesianNet, batch: Any) -> tuple[Any, Any]:
+    """A batch's inputs and its targets, ``None`` where it has none; in a mapping, as the likelihood calls them."""
+    return parted(batch, "labels" if bnet.observation is None else bnet.observation.targets)
+
+
+def pair(bnet: BayesianNet, batch: Any) -> tuple[Any, Any]:
     """A batch's inputs and its targets.
 
     Raises:
-        ValueError: it is no pair.
+        ValueError: it has none.
     """
-    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+    if not isinstance(batch, (tuple, list, Mapping)) or (len(batch) < 2 and not isinstance(batch, Mapping)):
         raise ValueError(
-            f"a batch is (x, y), or (x1, x2, …, y) for a net of several inputs; got {type(batch).__name__}"
+            "a batch is (x, y), (x1, x2, …, y) for a net of several inputs, or a dict with labels; got "
+            f"{type(batch).__name__}"
         )
-    return parted(batch)
-
-
-def count_examples(x: Any, y: Any) -> int:
-    """How many examples a batch holds: the first axis of its targets, or of the first of several.
-
-    >>> count_examples(torch.zeros(8, 3), {"energy": torch.zeros(8), "forces": torch.zeros(8, 3)})
-    8
-    """
-    if isinstance(y, Tensor):
-        return max(len(y), 1) if y.dim() else 1
-    leaves = tree_leaves(y) if isinstance(y, (Mapping, tuple)) else tree_leaves(x)  # a list can be an entry an example
-    tensor = next((leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), None)
-    if tensor is not None:
-        return max(len(tensor), 1)
-    return max(len(y), 1) if isinstance(y, Sized) else 1
+    x, y = split(bnet, batch)
+    if isinstance(batch, Mapping) and y is None:
+        named = "labels" if bnet.observation is None else bnet.observation.targets
+        raise ValueError(
+            f"a batch has no {named!r}, only {', '.join(map(repr, batch))}: say what its targets are called with the "
+            "likelihood's targets, or give (x, y)"
+        )
+    return x, y
 
 
 def check_size(loader: Any, size: int | None) -> None:

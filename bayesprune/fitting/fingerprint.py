@@ -31,7 +31,7 @@ def net_fingerprint(bnet: BayesianNet) -> dict[str, Any]:
     """What is fitted: each weight's method with its pattern and hyper-parameters, and what stays a plain parameter."""
     found: dict[str, Any] = {f"method of {name!r}": said(method) for name, method in bnet.methods.items()}
     found |= {f"shape of {name!r}": list(value.shape) for name, value in bnet.named_parameters()}
-    return {"estimator": bnet.estimator, "likelihood": type(bnet.observation).__name__, **found}
+    return {"estimator": bnet.estimator, "likelihood": said(bnet.observation), **found}
 
 
 def data_fingerprint(loader: Any) -> str:

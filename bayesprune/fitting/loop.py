@@ -139,7 +139,7 @@ class Loop:
         started = time.perf_counter()
         self.sums.zero_()
         for i, batch in enumerate(self.loader):
-            x, y = pair(batch)
+            x, y = pair(self.bnet, batch)
             if first:
                 check_inputs(x, i)
             self.step(x, y, f"epoch {epoch + 1}, batch {i}")

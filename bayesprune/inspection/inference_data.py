@@ -12,14 +12,17 @@ import torch
 import xarray as xr
 from pyro import poutine
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 import bayesprune
 from bayesprune.draws.gaussian import plain
 from bayesprune.evaluation.prediction import Draw, each_draw, evaluating, known_observation
+from bayesprune.evaluation.scoring import double
 from bayesprune.fitting.history import History
-from bayesprune.fitting.observations import CategoricalObservation, NormalObservation
 from bayesprune.inspection.cross_validation import ARVIZ_0, log_density, no_correction
 from bayesprune.inspection.entries import Entries, chosen, numpy_of, numpy_type
+from bayesprune.inspection.targets import targets_of
+from bayesprune.likelihoods import Likelihood
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.pruning.masking import check_masks
 
@@ -62,8 +65,8 @@ def to_inference_data(
     Args:
         bnet: the net with its posterior; :func:`bayesprune.classify` or :func:`~bayesprune.regress` has said what its
             output means.
-        loader: batches ``(x, y)``, or of ``x`` alone; read once a draw, so its order must not change (no shuffling).
-            For leave-one-out scores it is the training set, all of it.
+        loader: batches ``(x, y)``, dicts with labels, or ``x`` alone; read once a draw, so its order must not change
+            (no shuffling). For leave-one-out scores it is the training set, all of it.
         draws: how many draws of the weights.
         masks: weight name → bool; what they drop is 0 in every draw.
         weights: which to keep draws of: globs over weight names, or a mapping from a glob to what of the weight to
@@ -79,10 +82,12 @@ def to_inference_data(
 
     Returns:
         The groups, each where it exists: ``posterior``, ``prior`` (effective weights), ``posterior_predictive`` (``y``
-        drawn anew), ``output`` (class probabilities ``probs``, or the ``mean`` of y), ``log_likelihood`` (nats, one
+        drawn anew), ``output`` (probabilities ``probs``, or the ``mean`` of y), ``log_likelihood`` (nats, one
         number per example), ``observed_data``, ``sample_stats`` (``lp``, log p(w) + log p(y | w), and ``log_q``,
         nats), ``constant_data`` (mask and signal-to-noise ratio entry by entry, pattern, method, kept fraction), and
-        ``fit`` (NLL, KL and kept fraction per epoch).
+        ``fit`` (NLL, KL and kept fraction per epoch). Of several outputs, ``y``, ``probs`` and ``mean`` go by
+        ``y.<name>`` and so on, and the log-likelihood is of all together. A likelihood that is a function of one's own
+        draws no ``y``.
 
     Raises:
         ValueError: no observation model yet, draws < 1, a bound too small for the log-likelihood, unknown weights,
@@ -91,7 +96,7 @@ def to_inference_data(
     Warns:
         LeftOutWarning: what did not fit into ``memory_mb``; the attribute ``left_out`` of every group repeats it.
 
-    >>> from bayesprune.fitting.likelihoods import classify
+    >>> from bayesprune.fitting.supervised import classify
     >>> from bayesprune.methods import Gaussian
     >>> bnet = BayesianNet(torch.nn.Sequential(torch.nn.Linear(4, 3)), {"0.weight": Gaussian()})
     >>> model = classify(bnet, size=5)
@@ -110,13 +115,13 @@ def to_inference_data(
         if seed is not None:
             torch.manual_seed(seed)
         with torch.random.fork_rng():  # y is drawn from a stream of its own: the weights are those of bp.predict
-            noise = torch.Generator().manual_seed(int(torch.randint(2**63 - 1, ())))
+            noise = torch.Generator().manual_seed(int(torch.randint(2**63 - 1, ()))).get_state()
         record: _Record | None = None
         for i, drawn in enumerate(each_draw(bnet, loader, draws, masks)):
             if record is None:
                 reason = "masks= changed the model after the fit" if masks else no_correction(drawn.under_p)
                 record = _Record(observation, entries, draws, drawn, classes, memory_mb, reason)
-            record.add(i, drawn, noise)
+            noise = record.add(i, drawn, noise)
             del drawn  # one draw of a large net at a time
         assert record is not None
         record.add_prior(bnet, masks)
@@ -145,7 +150,7 @@ class _Record:
 
     def __init__(
         self,
-        observation: CategoricalObservation | NormalObservation,
+        observation: Likelihood,
         entries: list[Entries],
         draws: int,
         first: Draw,
@@ -155,34 +160,36 @@ class _Record:
     ) -> None:
         self.observation, self.draws = observation, draws
         self.entries = {e.name: e for e in entries}
-        self.no_correction = "the loader has no targets" if first.targets is None else no_correction
-        means = self._means(first.output)
-        self.coords, self.y_dims, self.mean_dims = _example_axes(means, self._labels, classes)
-        y_shape = means.shape[:-1] if self._labels else means.shape
-        self.observed = None
-        if first.targets is not None:
-            self.observed = numpy_of(observation.check(first.output, first.targets)).reshape(y_shape)
-        self.y = self._empty(y_shape, np.int64 if self._labels else means.dtype)
-        self.log_likelihood = self._empty((len(means),) if first.targets is not None else (0,), np.float64)
+        scored = observation.scored(first.output, first.targets)
+        checked = observation.check(first.output, first.targets) if scored else None
+        self.no_correction = "the loader has no targets" if not scored else no_correction
+        if self.no_correction is None:
+            self.no_correction = observation.no_density(checked)
+        self.targets = targets_of(observation, draws, first.output, first.targets, classes)
+        n = len(tree_leaves(first.output)[0])
+        self.examples = {"example": np.arange(n)}
+        self.log_likelihood = self._empty((n,) if scored else (0,), np.float64)
         self.sums = {name: self._empty((), np.float64) for name in ("lp", "log_q") if self.no_correction is None}
-        given = [] if self.observed is None else [self.observed]
-        must = sum(array.nbytes for array in (self.y, self.log_likelihood, *given, *self.sums.values()))
+        arrays = self.log_likelihood, *self.sums.values()
+        must = sum(array.nbytes for array in arrays) + sum(t.nbytes for t in self.targets)
         if must > memory_mb * 1e6:
             raise ValueError(
                 f"memory_mb={memory_mb:g} does not hold the predictive and the log-likelihood of {draws} draws over "
-                f"{len(means)} examples, which take {must / 1e6:.3g}: fewer draws or examples, or a higher bound"
+                f"{n} examples, which take {must / 1e6:.3g}: fewer draws or examples, or a higher bound"
             )
-        self._make_room(_Room(memory_mb * 1e6 - must), means, {e.name: first.weights[e.name] for e in entries})
+        self._make_room(_Room(memory_mb * 1e6 - must), {e.name: first.weights[e.name] for e in entries})
 
-    def _make_room(self, room: _Room, means: np.ndarray, weights: dict[str, Tensor]) -> None:
+    def _make_room(self, room: _Room, weights: dict[str, Tensor]) -> None:
         types = {name: numpy_type(value) for name, value in weights.items()}
         entry = {name: 2 * self.draws * kind.itemsize for name, kind in types.items()}  # in posterior and prior
-        wishes = {("output", ""): self.draws * means.nbytes}
+        wishes = {("output", t.name): t.means_nbytes for t in self.targets if t.means_nbytes}
         for name, e in self.entries.items():
             wishes["draws", name] = math.prod(e.shape) * entry[name]
             wishes["mask and signal-to-noise ratio", name] = math.prod(e.shape) * 5
         granted = {wish for wish, size in sorted(wishes.items(), key=lambda item: item[1]) if room.take(size)}
-        self.output = self._empty(means.shape, means.dtype) if ("output", "") in granted else None
+        for t in self.targets:
+            if ("output", t.name) in granted:
+                t.hold_means()
         self.masks = [e for name, e in self.entries.items() if ("mask and signal-to-noise ratio", name) in granted]
         self.posterior: dict[str, np.ndarray] = {}
         self.summaries: set[str] = set()
@@ -200,42 +207,27 @@ class _Record:
                 words.append(f"{what}{f' of {name!r}' if name else ''} ({size / 1e6:.3g} MB){instead}")
         self.left_out = "; ".join(words)
 
-    @property
-    def _labels(self) -> bool:
-        return isinstance(self.observation, CategoricalObservation)
-
     def _empty(self, shape: tuple[int, ...], kind: Any) -> np.ndarray:
         return np.empty((1, self.draws, *shape), kind)
-
-    def _means(self, output: Tensor) -> np.ndarray:
-        """Class probabilities, or the mean of y; one real target per example has no axis of its own."""
-        if self._labels:
-            return numpy_of(output.softmax(-1))
-        return numpy_of(output.squeeze(-1) if output.dim() == 2 and output.shape[1] == 1 else output)
 
     def _kept(self, name: str, value: Tensor) -> np.ndarray:
         return self.entries[name].rms(value) if name in self.summaries else self.entries[name].of(value)
 
-    def add(self, i: int, drawn: Draw, noise: torch.Generator) -> None:
-        """The posterior draw number ``i``, and a ``y`` from it."""
+    def add(self, i: int, drawn: Draw, stream: Tensor) -> Tensor:
+        """The posterior draw number ``i``, and a ``y`` from it by the generator state ``stream``; the state after."""
         for name, array in self.posterior.items():
             array[0, i] = self._kept(name, drawn.weights[name])
-        if self.output is not None:
-            self.output[0, i] = self._means(drawn.output)
-        output = drawn.output.double()
-        self.y[0, i] = self._sample(output.cpu(), noise).reshape(self.y.shape[2:]).numpy()
-        if drawn.targets is None:
-            return
-        log_likelihood = self.observation(output).log_prob(self.observation.check(output, drawn.targets))
+        for t in self.targets:
+            stream = t.add(i, drawn.output[t.name] if t.name else drawn.output, stream)
+        if not self.log_likelihood.size:
+            return stream
+        output = tree_map(double, drawn.output)
+        log_likelihood = self.observation.log_prob(output, self.observation.check(output, drawn.targets))
         self.log_likelihood[0, i] = numpy_of(log_likelihood)
         if self.sums:
             self.sums["lp"][0, i] = log_density(drawn.under_p) + float(log_likelihood.sum())
             self.sums["log_q"][0, i] = log_density(drawn.under_q)
-
-    def _sample(self, output: Tensor, noise: torch.Generator) -> Tensor:
-        if isinstance(self.observation, NormalObservation):
-            return output + self.observation.noise * torch.randn(output.shape, generator=noise, dtype=output.dtype)
-        return torch.multinomial(output.softmax(-1).flatten(0, -2), 1, generator=noise)
+        return stream
 
     def add_prior(self, bnet: BayesianNet, masks: Mapping[str, Tensor]) -> None:
         """As many draws of the effective weights under the prior."""
@@ -248,20 +240,19 @@ class _Record:
     def groups(self) -> dict[str, xr.Dataset]:
         """Everything that was drawn, by ArviZ's groups."""
         draws = {"chain": np.arange(1), "draw": np.arange(self.draws)}
-        by_example = {dim: self.coords[dim] for dim in self.y_dims}
-        found = {
-            "posterior": self._weights(self.posterior, draws),
-            "posterior_predictive": xr.Dataset({"y": ((*_SAMPLE, *self.y_dims), self.y)}, draws | by_example),
-        }
-        if self.output is not None:
-            what = {"probs" if self._labels else "mean": ((*_SAMPLE, *self.mean_dims), self.output)}
-            found["output"] = xr.Dataset(what, draws | self.coords)
-        if self.observed is not None:
+        found = {"posterior": self._weights(self.posterior, draws)}
+        coords = {dim: at for t in self.targets for dim, at in t.coords.items()}
+        drawn = {f"y{t.suffix}": ((*_SAMPLE, *t.y_dims), t.y) for t in self.targets if t.y is not None}
+        said = {t.what: ((*_SAMPLE, *t.mean_dims), t.means) for t in self.targets if t.means is not None}
+        for group, arrays in (("posterior_predictive", drawn), ("output", said)):
+            if arrays:
+                found[group] = _dataset(arrays, draws | coords)
+        if self.log_likelihood.size:
             rows = {"y": ((*_SAMPLE, "example"), self.log_likelihood, {"units": "nats"})}
             attrs = {"leave_one_out": _UNCORRECTED}
             if self.no_correction is not None:
                 attrs["no_correction"] = self.no_correction
-            found["log_likelihood"] = xr.Dataset(rows, draws | {"example": self.coords["example"]}, attrs)
+            found["log_likelihood"] = xr.Dataset(rows, draws | self.examples, attrs)
         if self.sums:
             found["sample_stats"] = xr.Dataset(
                 {n: (_SAMPLE, a, {"units": "nats"}) for n, a in self.sums.items()}, draws
@@ -269,8 +260,9 @@ class _Record:
         for dataset in found.values():
             dataset.attrs["sampling"] = _VARIATIONAL
         found["prior"] = self._weights(self.prior, draws).assign_attrs(sampling=_PRIOR)
-        if self.observed is not None:
-            found["observed_data"] = xr.Dataset({"y": (self.y_dims, self.observed)}, by_example)
+        observed = {f"y{t.suffix}": t.observed for t in self.targets if t.observed is not None}
+        if observed:
+            found["observed_data"] = _dataset(observed, coords)
         return found
 
     def _weights(self, arrays: dict[str, np.ndarray], coords: dict[str, Any]) -> xr.Dataset:
@@ -287,21 +279,10 @@ class _Record:
         return xr.Dataset(variables, coords)
 
 
-def _example_axes(
-    means: np.ndarray, labels: bool, classes: Sequence[str] | None
-) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
-    """Coordinates, and the names of the axes of y and of what the net puts out for it."""
-    if classes is not None and not labels:
-        raise ValueError("classes names classes, but the targets are real (bp.regress)")
-    if classes is not None and (len(classes) != means.shape[-1] or len(set(classes)) != len(classes)):
-        raise ValueError(f"classes names each of the net's {means.shape[-1]} classes once, got {list(classes)}")
-    inner = means.ndim - 1 - labels
-    y_dims = ("example", "target") if inner == 1 and not labels else ("example", *(f"y_dim_{i}" for i in range(inner)))
-    dims = (*y_dims, "class") if labels else y_dims
-    coords: dict[str, Any] = {dim: np.arange(size) for dim, size in zip(dims, means.shape, strict=True)}
-    if classes is not None:
-        coords["class"] = np.array(list(classes))
-    return coords, y_dims, dims
+def _dataset(arrays: dict[str, Any], coords: dict[str, Any]) -> xr.Dataset:
+    """The arrays, with those coordinates that they have axes for."""
+    dims = {dim for axes, _ in arrays.values() for dim in axes}
+    return xr.Dataset(arrays, {dim: at for dim, at in coords.items() if dim in dims})
 
 
 # --- what does not change from draw to draw ---------------------------------------------------------------------------

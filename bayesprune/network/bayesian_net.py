@@ -21,6 +21,7 @@ from bayesprune.draws.gaussian import (
 )
 from bayesprune.draws.local import DifferentiatedError, undifferentiated
 from bayesprune.draws.sites import DenseGradient, param_site
+from bayesprune.likelihoods.base import Likelihood
 from bayesprune.methods.base import Method, Posterior
 from bayesprune.network.extra import packed, unpacked
 from bayesprune.network.recompute import recomputing
@@ -51,13 +52,16 @@ class BayesianNet(nn.Module):
     ``forward`` is the model's half of a Pyro program, ``guide`` the other. Called outside Pyro's handlers, ``forward``
     is therefore a draw from the *prior*; :func:`bayesprune.predict` gives the posterior predictive.
 
+    Attributes:
+        observation: the likelihood, which says what the net's output means; ``None`` until a model has one.
+
     >>> from bayesprune.methods import SparseVD
     >>> bnet = BayesianNet(nn.Sequential(nn.Linear(4, 3)), {"0.weight": SparseVD()})
     >>> bnet.snr()["0.weight"].shape, sorted(bnet.means())
     (torch.Size([3, 4]), ['0.bias', '0.weight'])
     """
 
-    observation: nn.Module | None
+    observation: Likelihood | None
 
     def __init__(self, net: nn.Module, rules: Mapping[str, Method], *, estimator: Estimator = "local") -> None:
         super().__init__()

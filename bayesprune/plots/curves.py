@@ -36,7 +36,7 @@ def sparsity_curve(frame: DataFrame, *, metric: str | None = None, ax: Axes | No
     Args:
         frame: :meth:`bayesprune.Curve.to_frame`; of a sweep under corruptions the clean rows are drawn, or, where
             there are none, the mean over all: filter the frame to draw one corruption.
-        metric: the column to draw; by default the error, or for real targets the RMSE.
+        metric: the column to draw; by default the error, or for real targets the RMSE, else the NLL.
         ax: where to draw; by default a new figure.
 
     Raises:
@@ -73,7 +73,7 @@ def shift(frame: DataFrame, *, metric: str | None = None, ax: Axes | None = None
 
     Args:
         frame: :meth:`bayesprune.Curve.to_frame` of a sweep with ``corruptions``.
-        metric: the column to draw; by default the error, or for real targets the RMSE.
+        metric: the column to draw; by default the error, or for real targets the RMSE, else the NLL.
         ax: where to draw; by default a new figure.
 
     Raises:
@@ -131,7 +131,7 @@ def training_curves(history: History, *, axes: Any = None) -> np.ndarray:
 
 
 def _column(frame: DataFrame, metric: str | None) -> str:
-    metric = metric or ("error" if "error" in frame else "rmse")
+    metric = metric or next((name for name in ("error", "rmse") if name in frame), "nll")
     if metric not in frame:
         raise ValueError(f"the sweep has no {metric!r}; its columns are {', '.join(map(str, frame.columns))}")
     return metric

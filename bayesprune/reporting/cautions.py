@@ -62,17 +62,16 @@ def cautions(
 
 def _untrained(found: Verification) -> Iterator[Caution]:
     """The dense net does no better than one answer for all would: being better than it says nothing."""
-    dense, y = found.losses_of(Role.DENSE), found.targets
+    dense = found.losses_of(Role.DENSE)
+    if dense.one_answer is None:
+        return
     if dense.wrong is not None:
-        n, wrong = len(y), int(dense.wrong.sum())
+        n, wrong = len(dense.wrong), int(dense.wrong.sum())
         low, _ = (float(end) for end in wilson_interval(torch.tensor(n - wrong), torch.tensor(n), LEVEL))
-        useless, told = (
-            low <= int(y.unique(return_counts=True)[1].max()) / n,
-            f"is wrong on {wrong / n:.1%} of examples",
-        )
+        useless, told = low <= 1 - dense.one_answer, f"is wrong on {wrong / n:.1%} of examples"
     else:
-        assert dense.squared is not None  # classes or real targets
-        mine, spread = float(dense.squared.double().mean()), float(y.double().var(0, correction=0).mean())
+        assert dense.squared is not None  # labels or numbers
+        mine, spread = float(dense.squared.double().mean()), dense.one_answer
         useless, told = mine >= spread, f"has RMSE {mine**0.5:.3g} where the targets' own is {spread**0.5:.3g}"
     if useless:
         text = (
@@ -87,8 +86,9 @@ def _too_sure(found: Verification) -> Iterator[Caution]:
     losses = found.losses_of(Role.PREDICTIVE)
     if losses.wrong is not None and losses.confidence is not None:
         right, claimed, what = (~losses.wrong).double(), float(losses.confidence.mean()), "answers are right"
+    elif losses.inside is None:
+        return
     else:
-        assert losses.inside is not None  # classes or real targets
         right, claimed, what = losses.inside.double().mean(-1), LEVEL, "targets lie in its 95% intervals"
     low, high = (float(end) for end in wilson_interval(right.sum().cpu(), torch.tensor(len(right)), LEVEL))
     if claimed > high:

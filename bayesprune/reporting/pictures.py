@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bayesprune import plots
 from bayesprune.evaluation.verification import Role
+from bayesprune.likelihoods import Categorical
 from bayesprune.network.state import PosteriorState
 from bayesprune.reporting.findings import Findings
 
@@ -46,9 +47,13 @@ def pictures(report: Findings, state: PosteriorState) -> list[Picture]:
 
 def _drawn(report: Findings, state: PosteriorState) -> Iterator[tuple[str, str, Figure]]:
     found, names = report.subject.found, report.subject.names
-    if names:
-        probs = {when: found.outputs[role].double().softmax(-1).flatten(0, -2) for when, role in _WHEN.items()}
-        y = found.targets.flatten()
+    likelihood = report.subject.bnet.observation
+    if names and isinstance(likelihood, Categorical):
+        each = {
+            when: likelihood.observations(found.outputs[role].double(), found.targets) for when, role in _WHEN.items()
+        }
+        probs, y = {when: logits.softmax(-1) for when, (logits, _) in each.items()}, each["before"][1]
+        y = y.argmax(-1) if y.is_floating_point() else y
         figure, ax = _figure(4.0)
         plots.reliability(probs, y, ax=ax)
         yield "Calibration", "Accuracy against confidence before and after pruning", figure

@@ -8,7 +8,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 
 from bayesprune.evaluation.verification import Rival, Role, verify
-from bayesprune.fitting.likelihoods import parted
+from bayesprune.fitting.batches import split
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.pruning.masking import check_masks
 from bayesprune.reporting.cautions import cautions
@@ -64,7 +64,7 @@ def report(
     first = next(iter(loader), None)
     if first is None:
         raise ValueError("the loader holds no batches")
-    example = send_to_device(parted(first)[0], next(iter(bnet.parameters())).device)
+    example = send_to_device(split(bnet, first)[0], next(iter(bnet.parameters())).device)
     rivals = {Role.TRAINED.value: baseline} if isinstance(baseline, tuple) else dict(baseline or {})
     state = bnet.state()
     plan = make_plan(bnet.net, masks, example=example) if plan is None else plan

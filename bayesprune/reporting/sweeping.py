@@ -19,7 +19,8 @@ from bayesprune.corruptions import Corruption
 from bayesprune.evaluation.prediction import draw_outputs, evaluating
 from bayesprune.evaluation.scoring import Score, score
 from bayesprune.evaluation.verification import density, masked_forward, score_forward
-from bayesprune.fitting.likelihoods import call, parted
+from bayesprune.fitting.batches import split
+from bayesprune.likelihoods.batch import call
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.state import PosteriorState
 from bayesprune.plots import sparsity_curve
@@ -73,11 +74,8 @@ class Point:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON. What does not apply is left out; a class without examples has error ``None``."""
-        plain = {**vars(self), **vars(self.score)}
-        del plain["score"]
-        if self.score.class_errors is not None:
-            plain["class_errors"] = [None if math.isnan(e) else e for e in self.score.class_errors]
-        return {name: value for name, value in plain.items() if value is not None}
+        own = {name: value for name, value in vars(self).items() if name != "score" and value is not None}
+        return own | self.score.to_dict()
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,11 +89,14 @@ class Curve:
         return {"points": [point.to_dict() for point in self.points]}
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a point; the error of class 8, say, is the column ``error_8``, and the size on disk ``bytes``."""
+        """A row a point; the error of class 8, say, is the column ``error_8``, that of an output called kind
+        ``error_kind``, and the size on disk ``bytes``."""
         rows = [point.to_dict() for point in self.points]
         for row in rows:
             errors = row.pop("class_errors", [])
             row.update({f"error_{k}": math.nan if e is None else e for k, e in enumerate(errors)})
+            for name, part in row.pop("parts", {}).items():
+                row.update({f"{figure}_{name}": x for figure, x in part.items() if isinstance(x, float)})
             row["bytes"] = row.pop("nbytes")  # pandas has an attribute of that name
         return pd.DataFrame(rows)
 
@@ -106,7 +107,8 @@ class Curve:
     def __str__(self) -> str:
         frame = self.to_frame().replace({"corruption": {None: "clean"}})
         keys = [c for c in ("corruption", "severity", "saliency", "asked") if c in frame and frame[c].nunique() > 1]
-        figures = ["kept", "bytes", "error", "rmse", "nll", "ece", "coverage", "worst_rise", "speedup"]
+        parts = [] if "error" in frame else [c for c in frame if c.startswith(("error_", "rmse_"))]
+        figures = ["kept", "bytes", "error", "rmse", *parts, "nll", "ece", "coverage", "worst_rise", "speedup"]
         means = frame.groupby(keys, sort=False, dropna=False)[[c for c in figures if c in frame]].mean().reset_index()
         rows = [tuple(_shown(value) for value in row) for row in means.itertuples(index=False)]
         return str(Table("Means over nets and seeds", frozenset(keys), tuple(means.columns), rows))
@@ -177,7 +179,7 @@ def sweep(
         raise ValueError(f"draws is an integer ≥ 1, or None for the posterior mean, got {draws}")
     batches: Iterable[Any] = list(loader) if isinstance(loader, Iterator) else loader
     with torch.random.fork_rng():
-        example = _inputs(next(iter(batches), None))
+        example = _inputs(nets[0], next(iter(batches), None))
         points: list[Point] = []
         for index, bnet in enumerate(nets):
             state = bnet.state()
@@ -221,10 +223,10 @@ def _score(
         return score_forward(bnet, masked_forward(bnet, means, kept), batches)
 
 
-def _inputs(batch: Any) -> Any:
+def _inputs(bnet: BayesianNet, batch: Any) -> Any:
     if batch is None:
         raise ValueError("the loader holds no batches")
-    x, y = parted(batch)
+    x, y = split(bnet, batch)
     if y is None:
         raise ValueError("the loader yields no targets: sweep scores batches (x, y)")
     return x

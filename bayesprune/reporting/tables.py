@@ -1,8 +1,8 @@
 """The report's tables, each once, for the terminal and for the page."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from bayesprune.evaluation.scoring import standard_error
+from bayesprune.evaluation.scoring import Score, standard_error
 from bayesprune.evaluation.verification import ModelRow
 from bayesprune.reporting.verdict import ClassChange
 from bayesprune.reporting.weights import WeightRow
@@ -14,6 +14,15 @@ from bayesprune.tables import Table
 __all__ = ["classes_table", "costs_table", "models_table", "plan_table", "sizes_table", "weights_table"]
 
 _MOST_CLASSES = 20
+_FIGURES: dict[str, Callable[[Score], str]] = {
+    "error": lambda s: "" if s.error is None else f"{s.error:.2%} ± {standard_error(s.error, s.n):.2%}",
+    "RMSE": lambda s: "" if s.rmse is None else f"{s.rmse:.4g}",
+    "NLL": lambda s: f"{s.nll:.3f}",
+    "ECE": lambda s: "" if s.ece is None else f"{s.ece:.3f}",
+    "Brier": lambda s: "" if s.brier is None else f"{s.brier:.3f}",
+    "coverage": lambda s: "" if s.coverage is None else f"{s.coverage:.1%}",
+}
+"""A figure by its heading, in words; empty where it does not apply."""
 
 
 def weights_table(weights: Iterable[WeightRow]) -> Table:
@@ -45,19 +54,17 @@ def plan_table(weights: Iterable[WeightRow], plan: Plan) -> Table:
 
 def models_table(models: Sequence[ModelRow]) -> Table:
     """How good the models are that were compared."""
-    classes = models[0].score.error is not None
-    figures = ("error", "NLL", "ECE", "Brier") if classes else ("RMSE", "NLL", "coverage")
-    rows = []
-    for row in models:
-        s = row.score
-        if s.error is not None:
-            found = [f"{s.error:.2%} ± {standard_error(s.error, s.n):.2%}", f"{s.nll:.3f}", f"{s.ece:.3f}"]
-            found.append(f"{s.brier:.3f}")
-        else:
-            found = [f"{s.rmse:.4g}", f"{s.nll:.3f}", f"{s.coverage:.1%}"]
-        rows.append((row.name, f"{row.kept:.2%}", *found))
-    note = f"on {models[0].score.n:,} examples" + "; error ± its standard error" * classes
-    return Table("Models", frozenset(("model",)), ("model", "kept", *figures), tuple(rows), note)
+    first = models[0].score
+    shown = [what for what, figure in _FIGURES.items() if figure(first)]
+    rows = [(row.name, f"{row.kept:.2%}", *(_FIGURES[what](row.score) or "–" for what in shown)) for row in models]
+    for name in first.parts:
+        part = [what for what, figure in _FIGURES.items() if what != "NLL" and figure(first.parts[name])]
+        of = {f"{what} of {name}": _FIGURES[what] for what in part}
+        shown += list(of)
+        rows = [(*r, *(f(m.score.parts[name]) or "–" for f in of.values())) for r, m in zip(rows, models, strict=True)]
+    note = f"on {first.n:,} {'examples' if first.error is None else 'labels'}"
+    note += "; error ± its standard error" * (first.error is not None)
+    return Table("Models", frozenset(("model",)), ("model", "kept", *shown), tuple(rows), note)
 
 
 def costs_table(models: Sequence[ModelRow], batch: int, plan: Plan) -> Table:

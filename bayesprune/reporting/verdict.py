@@ -1,8 +1,8 @@
 """The verdict: what packing the pruned posterior mean gains over the dense net, and what it costs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from bayesprune.evaluation.scoring import Losses
 from bayesprune.evaluation.verification import ModelRow, Role, Verification
 from bayesprune.reporting.intervals import LEVEL, Change, mcnemar, paired_errors, paired_means
 
-__all__ = ["ClassChange", "Verdict", "class_changes", "class_names", "judge"]
+__all__ = ["ClassChange", "Figure", "Verdict", "class_changes", "class_names", "judge"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class ClassChange:
         return self.after - self.before
 
 
+Figure = Literal["error", "rmse", "nll"]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The packed posterior mean beside the dense net, on the same examples.
@@ -48,13 +51,16 @@ class Verdict:
     Attributes:
         dense, packed: the two models' rows.
         dtype: what the dense net's parameters are, such as ``"float32"``.
-        error, rmse: the change of the error (classes) or of the RMSE (real targets); the other is ``None``.
-        nll: the change of the negative log-likelihood, nats per example.
+        error, rmse: the change of the error (labels) or of the RMSE (numbers); the other is ``None``, and both are
+            where the likelihood is one of your own, or of several outputs.
+        nll: the change of the negative log-likelihood, nats per observation.
         coverage: for real targets, the change of the fraction inside the central 95 % of the predictive, from the dense
             net to the posterior predictive through the same masks; else ``None``.
         worst: the class whose error rose most; ``None`` for real targets.
-        rivals: for each model pruned in another way, the change of the error or RMSE from it to the packed mean.
+        rivals: for each model pruned in another way, the change of the error, RMSE or (where there is neither) NLL from
+            it to the packed mean.
         rival_kept: the fraction of the entries that each of them keeps.
+        parts: of several outputs, which figure of each is judged, and its change.
     """
 
     dense: ModelRow
@@ -67,6 +73,7 @@ class Verdict:
     worst: ClassChange | None
     rivals: dict[str, Change]
     rival_kept: dict[str, float]
+    parts: dict[str, tuple[Figure, Change]] = field(default_factory=dict)
 
     @property
     def smaller(self) -> float:
@@ -95,6 +102,7 @@ class Verdict:
             **{name: change.to_dict() for name, change in changes.items() if change is not None},
             **({"ece": ece} if self.error is not None else {}),
             **({"worst_class": {**vars(self.worst), "rise": self.worst.rise}} if self.worst is not None else {}),
+            **({"parts": {n: {"figure": f, **c.to_dict()} for n, (f, c) in self.parts.items()}} if self.parts else {}),
             "rivals": {name: {**c.to_dict(), "kept": self.rival_kept[name]} for name, c in self.rivals.items()},
         }
 
@@ -105,42 +113,41 @@ def judge(net: nn.Module, found: Verification, classes: Sequence[ClassChange]) -
     coverage = None
     if before.inside is not None and (inside := found.losses_of(Role.PREDICTIVE).inside) is not None:
         coverage = paired_means(before.inside.double().mean(-1), inside.double().mean(-1))
-    change = _change(before, after)
+    figure, change = _change(before, after)
     return Verdict(
         dense=found[Role.DENSE],
         packed=found[Role.PRUNED],
         dtype=" and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in net.parameters()})),
-        error=change if after.wrong is not None else None,
-        rmse=change if after.wrong is None else None,
+        error=change if figure == "error" else None,
+        rmse=change if figure == "rmse" else None,
         nll=paired_means(before.nll, after.nll),
         coverage=coverage,
         worst=classes[0] if classes else None,
-        rivals={rival.name: _change(found.losses[rival.name], after) for rival in found.rivals},
+        rivals={rival.name: _change(found.losses[rival.name], after)[1] for rival in found.rivals},
         rival_kept={rival.name: rival.kept for rival in found.rivals},
+        parts={name: _change(part, after.parts[name]) for name, part in before.parts.items()},
     )
 
 
 def class_names(found: Verification, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The classes' names, by default their numbers; none for real targets.
+    """The names of the classes, or of several labels an example, by default their numbers; none for other targets.
 
     Raises:
         ValueError: another number of names than of classes.
     """
-    if found.losses_of(Role.DENSE).wrong is None:
-        return ()
-    n = found.outputs[Role.DENSE].shape[-1]
-    if names is not None and len(names) != n:
+    n = found.losses_of(Role.DENSE).classes
+    if names is not None and n and len(names) != n:
         raise ValueError(f"classes must name the net's {n} classes, got {len(names)} names")
-    return tuple(str(k) for k in range(n)) if names is None else tuple(names)
+    return tuple(str(k) for k in range(n)) if names is None or not n else tuple(names)
 
 
 def class_changes(found: Verification, names: Sequence[str]) -> tuple[ClassChange, ...]:
-    """What pruning did to each class that has examples, the largest rise first; none for real targets."""
-    before, after = found.losses_of(Role.DENSE).wrong, found.losses_of(Role.PRUNED).wrong
-    if before is None or after is None:
+    """What pruning did to each class that has examples, the largest rise first; none where there are no classes."""
+    dense = found.losses_of(Role.DENSE)
+    before, after, group = dense.wrong, found.losses_of(Role.PRUNED).wrong, dense.group
+    if before is None or after is None or group is None:
         return ()
-    y = found.targets.flatten()
-    changes = [_class_change(names[k], before[y == k], after[y == k]) for k in y.unique().tolist()]
+    changes = [_class_change(names[k], before[group == k], after[group == k]) for k in group.unique().tolist()]
     return tuple(sorted(changes, key=lambda c: (-c.rise, -c.after)))
 
 
@@ -150,8 +157,10 @@ def _class_change(name: str, before: Tensor, after: Tensor) -> ClassChange:
     return ClassChange(name, len(after), *rates, float(low), float(high), mcnemar(before, after))
 
 
-def _change(before: Losses, after: Losses) -> Change:
+def _change(before: Losses, after: Losses) -> tuple[Figure, Change]:
+    """The figure by which two models are judged, and how it changes: the error, else the RMSE, else the NLL."""
     if before.wrong is not None and after.wrong is not None:
-        return paired_errors(before.wrong, after.wrong)
-    assert before.squared is not None and after.squared is not None  # one observation, one kind of losses
-    return paired_means(before.squared, after.squared, root=True)
+        return "error", paired_errors(before.wrong, after.wrong)
+    if before.squared is not None and after.squared is not None:
+        return "rmse", paired_means(before.squared, after.squared, root=True)
+    return "nll", paired_means(before.nll, after.nll)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from bayesprune.reporting.intervals import LEVEL, Change
-from bayesprune.reporting.verdict import ClassChange, Verdict
+from bayesprune.reporting.verdict import ClassChange, Figure, Verdict
 from bayesprune.sparse import Plan
 
 __all__ = ["POINTS", "Line", "Unit", "chance", "latency", "threads", "times", "verdict_lines"]
@@ -58,6 +58,12 @@ _PERCENT = Unit(100, ".2f", "%")
 _NATS = Unit(1, ".4f", " nats")
 _PLAIN = Unit(1, ".4g", "")
 _GAP = Unit(1, ".4f", "")
+_FIGURES: dict[Figure, tuple[str, Unit, Unit]] = {
+    "error": ("error", POINTS, _PERCENT),
+    "rmse": ("RMSE", _PLAIN, _PLAIN),
+    "nll": ("NLL", _NATS, _NATS),
+}
+"""What a figure is called, its change's unit, and its own."""
 
 
 def verdict_lines(verdict: Verdict, batch: int, plan: Plan) -> tuple[Line, ...]:
@@ -91,10 +97,13 @@ def verdict_lines(verdict: Verdict, batch: int, plan: Plan) -> tuple[Line, ...]:
     if (c := verdict.coverage) is not None:
         detail = f"of 95% intervals: dense net {c.before:.1%} → posterior predictive {c.after:.1%}"
         lines.append(Line("Coverage", f"{c.after:.1%}", f"{detail}; {_interval(c, POINTS)}"))
-    what, unit, figure = ("error", POINTS, _PERCENT) if verdict.rmse is None else ("RMSE", _PLAIN, _PLAIN)
+    for name, (figure, moved) in verdict.parts.items():
+        what, unit, bare = _FIGURES[figure]
+        lines.append(_change_line(f"{what[0].upper()}{what[1:]} of {name}", moved, unit, bare))
+    what, unit, bare = _FIGURES["error" if verdict.error else "rmse" if verdict.rmse else "nll"]
     for name, rival in verdict.rivals.items():
         detail = (
-            f"{figure(rival.after)} here, {figure(rival.before)} there, which keeps {verdict.rival_kept[name]:.2%}; "
+            f"{bare(rival.after)} here, {bare(rival.before)} there, which keeps {verdict.rival_kept[name]:.2%}; "
             f"{_interval(rival, unit)}"
         )
         lines.append(Line(f"Against {name}", f"{what} {unit.directed(rival.difference)}", detail, _good(rival)))

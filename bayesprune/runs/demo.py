@@ -15,7 +15,7 @@ from bayesprune import data, nets
 from bayesprune._files import replace
 from bayesprune.fitting.door import fit
 from bayesprune.fitting.history import History
-from bayesprune.fitting.likelihoods import classify
+from bayesprune.fitting.supervised import classify
 from bayesprune.methods import Deterministic, SparseVD
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.pruning import Cubic

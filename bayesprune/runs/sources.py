@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
 
 from bayesprune import data, nets
+from bayesprune.likelihoods.batch import count_examples, parted
 from bayesprune.runs.expressions import arguments
 from bayesprune.runs.own import attribute, module_of, telling
 from bayesprune.runs.suggestions import suggestion
@@ -99,9 +100,12 @@ def find_data(text: str, batch: int) -> Data:
     first = next(iter(loader or ()), None)
     if loader is None or first is None:
         raise ValueError(f"data {text!r} have no training examples")
-    if not isinstance(first, (tuple, list)) or len(first) < 2 or not isinstance(first[-1], Tensor):
-        raise ValueError(f"data {text!r} must give batches (x, y) of tensors, got {type(first).__name__}")
-    classifies = not first[-1].is_floating_point()
+    _, y = parted(first)
+    if not isinstance(y, Tensor):
+        raise ValueError(
+            f"data {text!r} must give batches (x, y) of tensors, or dicts with labels, got {type(first).__name__}"
+        )
+    classifies = not y.is_floating_point()
     return Data(loader, _size(loader), _loader(val, batch), _loader(test, batch), classifies, classes)
 
 
@@ -155,4 +159,4 @@ def _loader(part: Any, batch: int, shuffle: bool = False) -> Iterable[Any] | Non
 def _size(loader: Iterable[Any]) -> int:
     if isinstance(loader, DataLoader) and hasattr(loader.dataset, "__len__"):
         return len(loader.dataset)
-    return sum(len(y) if isinstance(y, Tensor) and y.dim() else 1 for *_, y in loader)
+    return sum(count_examples(*parted(batch)) for batch in loader)

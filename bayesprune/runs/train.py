@@ -15,10 +15,12 @@ from accelerate.utils import send_to_device
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bayesprune.evaluation.prediction import known_observation
 from bayesprune.fitting.devices import check_device
 from bayesprune.fitting.door import fit
 from bayesprune.fitting.history import History
-from bayesprune.fitting.likelihoods import call, classify, parted, regress
+from bayesprune.fitting.supervised import classify, regress
+from bayesprune.likelihoods.batch import call, parted
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.extra import packed, unpacked
 from bayesprune.pruning import Callback, Run
@@ -261,7 +263,7 @@ def _check_takes(net: nn.Module, data: Data, recipe: Recipe) -> None:
         with torch.no_grad():
             output = call(net.eval(), send_to_device(x, recipe.device))
     except Exception as error:  # whatever the net raises
-        inputs = x if isinstance(x, tuple) else (x,)
+        inputs = x.values() if isinstance(x, Mapping) else x if isinstance(x, tuple) else (x,)
         shape = " and ".join(str(tuple(part.shape[1:])) for part in inputs if isinstance(part, Tensor))
         raise ValueError(
             f"net {recipe.net!r} does not take inputs of shape {shape} of data {recipe.data!r} ({_first_line(error)}): "
@@ -270,31 +272,35 @@ def _check_takes(net: nn.Module, data: Data, recipe: Recipe) -> None:
     finally:
         for module, mode in modes:
             module.training = mode
-    if not isinstance(output, Tensor):
-        raise ValueError(
-            f"net {recipe.net!r} returns a {type(output).__name__}, and a run needs one tensor: name a net that gives "
-            "its predictions alone"
-        )
     _check_targets(net, output, send_to_device(y, recipe.device), data, recipe)
 
 
 @torch.no_grad()
-def _check_targets(net: nn.Module, output: Tensor, y: Tensor, data: Data, recipe: Recipe) -> None:
+def _check_targets(net: nn.Module, output: Any, y: Tensor, data: Data, recipe: Recipe) -> None:
     """Raise ``ValueError`` where the targets are not such as the net's output can be judged by, one for an example."""
     bnet = BayesianNet(net, {})
     _model(bnet, data.classifies, data.size)
-    observation: Any = bnet.observation
+    likelihood = known_observation(bnet)
+    try:
+        taken = likelihood.take(output)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"net {recipe.net!r} returns a {type(output).__name__}, and a run needs one tensor, or logits by that "
+            f"name: name a net that gives its predictions alone ({_first_line(error)})"
+        ) from None
     what = (
-        f"net {recipe.net!r} on data {recipe.data!r}: an output of shape {tuple(output.shape)} and targets of shape "
+        f"net {recipe.net!r} on data {recipe.data!r}: an output of shape {tuple(taken.shape)} and targets of shape "
         f"{tuple(y.shape)} do not fit"
     )
     try:
-        output = output.to(torch.promote_types(output.dtype, torch.float32))
-        found = observation(output).log_prob(observation.check(output, y))
+        taken = taken.to(torch.promote_types(taken.dtype, torch.float32))
+        found = likelihood.log_prob(taken, likelihood.check(taken, y))
     except Exception as error:  # distributions have errors of their own
         raise ValueError(f"{what}: {_first_line(error)}") from error
-    if found.shape != output.shape[:1]:
+    if found.shape != taken.shape[:1]:
         raise ValueError(f"{what}: wanted are (examples, classes) and (examples,), or two of one shape for regression")
+    if not bool(torch.isfinite(found).all()):
+        raise ValueError(f"net {recipe.net!r} gives NaN or infinity on the first batch of data {recipe.data!r}")
 
 
 def _first_line(error: Exception) -> str:

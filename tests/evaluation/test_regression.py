@@ -8,7 +8,7 @@ from sklearn.metrics import root_mean_squared_error as sklearn_rmse
 
 from bayesprune.evaluation.regression import coverage, gaussian_nll, predictive_cdf, root_mean_squared_error
 from bayesprune.evaluation.scoring import score
-from bayesprune.fitting.observations import NormalObservation
+from bayesprune.likelihoods import Normal
 
 NOISE = 0.7
 
@@ -59,7 +59,7 @@ def test_levels_that_are_none_are_refused():
 @pytest.mark.parametrize("shape", [(40, 2), (40, 1), (40,)])
 def test_a_score_holds_these_figures(shape):
     outputs, y = torch.randn(5, *shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
-    found = score(NormalObservation(NOISE), outputs, y)
+    found = score(Normal(NOISE), outputs, y)
     means, targets = outputs.reshape(5, 40, -1), y.reshape(40, -1)
     assert found.rmse == pytest.approx(root_mean_squared_error(means.mean(0), targets))
     assert found.nll == pytest.approx(gaussian_nll(means, NOISE, targets))

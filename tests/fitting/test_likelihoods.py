@@ -129,7 +129,7 @@ def _with(value: int) -> Tensor:
 LABELS: dict[str, tuple[Tensor, Tensor, str]] = {
     "too high": (_x, _with(3), r"0…2 for 3 logits, got 0…3"),
     "negative": (_x, _with(-1), r"0…2 for 3 logits, got -1…2"),
-    "ignore_index": (_x, _with(-100), r"got -100…2"),
+    "another ignore_index": (_x, _with(255), r"got 0…255; one that counts for nothing is ignore_index=-100"),
     "one-hot": (_x, torch.eye(5)[:, :3].long(), r"\(5, 3\).*\(5, 3\).*one integer label per example, of shape \(5,\)"),
     "a column": (_x, _zeros[:, None], r"labels of shape \(5, 1\).*of shape \(5,\)"),
     "too few": (_x, _zeros[:4], r"labels of shape \(4,\).*logits of shape \(5, 3\)"),

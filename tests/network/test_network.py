@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bayesprune import Block, Channel, Gaussian, SparseVD
 from bayesprune.fitting.elbo import MeanFieldELBO
-from bayesprune.fitting.likelihoods import classify
+from bayesprune.fitting.supervised import classify
 from bayesprune.network.bayesian_net import BayesianNet
 
 # --- the user's net -------------------------------------------------------------------------------------------------

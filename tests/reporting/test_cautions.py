@@ -23,7 +23,16 @@ def verification(losses: Mapping[str, Losses], y: Tensor, classes: int, speedup:
     n = len(y)
     figures = (Score(n, 0.1, None, 0.5, 0.01), 0.5, 100, 1e-3, speedup)
     rows = tuple(ModelRow(name, role, *figures) for name, role in ROLES.items())
-    return Verification(rows, losses, {Role.DENSE: torch.zeros(n, classes)}, y, ())
+    shown = {name: about(each, y) for name, each in losses.items()}
+    return Verification(rows, shown, {Role.DENSE: torch.zeros(n, classes)}, y, ())
+
+
+def about(each: Losses, y: Tensor) -> Losses:
+    """What one answer for all would lose is known, and of classes which of them each example is of."""
+    if each.wrong is None:
+        return replace(each, one_answer=float(y.double().var(0, correction=0).mean()))
+    commonest = int(y.bincount().max()) / len(y)
+    return replace(each, classes=int(y.max()) + 1, group=y, one_answer=1 - commonest)
 
 
 def classified(confidence: float, right: int, n: int, *, lost: Mapping[int, int] | None = None) -> Verification:

@@ -1,0 +1,143 @@
+"""Complete Pyro models: a Bayesian net with a likelihood."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from bayesprune.likelihoods import Categorical, Likelihood, Normal
+from bayesprune.likelihoods.batch import call, count_examples
+from bayesprune.network.bayesian_net import BayesianNet
+
+__all__ = ["SupervisedModel", "classify", "regress", "supervise"]
+
+
+class SupervisedModel(nn.Module):
+    """A Pyro model of targets given inputs: weights from the prior, y from the likelihood, per data set.
+
+    Args:
+        bnet: the net with its posterior.
+        likelihood: how targets are distributed given the net's output.
+        size: how many examples the data set has; each batch stands for all of them.
+
+    The sites are the net's, and ``y`` in the plate ``data``: with a line under them, ``y_`` and ``data_``, where the
+    net has a parameter of that name. Of several outputs there is a site for each, ``y.<name>``.
+
+    Attributes:
+        target, plate: what the site of y and its plate are called.
+    """
+
+    def __init__(self, bnet: BayesianNet, likelihood: Likelihood, size: int) -> None:
+        super().__init__()
+        if not isinstance(bnet, BayesianNet):
+            raise TypeError(f"expected a BayesianNet, got {type(bnet).__name__}")
+        if not isinstance(likelihood, Likelihood):
+            raise TypeError(
+                f"expected a likelihood, such as bp.likelihoods.Poisson() or bp.likelihood(…), got {likelihood!r:.100}"
+            )
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"size is the number of examples in the training set, an integer ≥ 1, got {size!r}")
+        bnet.observation = likelihood.to(next(iter(bnet.parameters()), torch.zeros(0)).device)
+        self.bnet, self.size = bnet, size
+        taken = {name for name, _ in bnet.net.named_parameters()}
+        self.target, self.plate = (_free(name, taken) for name in ("y", "data"))
+
+    def forward(self, x: Any, y: Any = None) -> Any:
+        """Run the model on a batch; returns what the likelihood reads of the net's output, in float32 at least: its
+        log-probability is taken there.
+
+        Raises:
+            ValueError: an empty batch, a batch larger than ``size``, or targets that the output cannot have.
+        """
+        likelihood = self.bnet.observation
+        assert isinstance(likelihood, Likelihood)
+        output = tree_map(_wide, likelihood.take(call(self.bnet, x)))
+        n = len(output) if isinstance(output, Tensor) and output.dim() else count_examples(x, y)
+        if n == 0:
+            raise ValueError("an empty batch: nothing to learn from or to predict")
+        if y is not None:
+            likelihood.check_inputs(x, y)
+            y = likelihood.check(output, y)
+            if n > self.size:
+                raise ValueError(f"a batch of {n} is larger than size={self.size}, the number of training examples")
+        device = next((part.device for part in tree_leaves(output) if isinstance(part, Tensor)), None)
+        # given the indices, Pyro draws none: a randperm over the data set at every step is saved
+        with pyro.plate(self.plate, self.size if y is not None else n, subsample=torch.arange(n, device=device)):
+            likelihood.observe(self.target, output, y)
+        return output
+
+
+def _wide(part: Any) -> Any:
+    floating = isinstance(part, Tensor) and part.is_floating_point()
+    return part.to(torch.promote_types(part.dtype, torch.float32)) if floating else part
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+def supervise(bnet: BayesianNet, size: int, likelihood: Likelihood) -> SupervisedModel:
+    """A model of targets of any kind: what :func:`classify` and :func:`regress` give, for every likelihood.
+
+    Args:
+        bnet: the net with its posterior.
+        size: how many examples the training set has. Examples are counted, not their pixels or tokens: an example's
+            log-probability is the sum over those.
+        likelihood: one of :mod:`bayesprune.likelihoods`, or :func:`bayesprune.likelihood` of a function.
+
+    Raises:
+        TypeError: ``likelihood`` is none.
+        ValueError: ``size`` is no number of examples.
+
+    >>> from bayesprune.likelihoods import Poisson
+    >>> from bayesprune.methods import SparseVD
+    >>> bnet = BayesianNet(nn.Sequential(nn.Linear(4, 1)), {"0.weight": SparseVD()})
+    >>> supervise(bnet, 100, Poisson())(torch.zeros(2, 4), torch.tensor([0, 3])).shape
+    torch.Size([2, 1])
+    """
+    return SupervisedModel(bnet, likelihood, size)
+
+
+def classify(
+    bnet: BayesianNet,
+    size: int,
+    *,
+    weight: Tensor | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    class_axis: int = -1,
+    shift: bool = False,
+) -> SupervisedModel:
+    """A model of class labels; the net's output holds logits, the class axis last unless ``class_axis`` says otherwise.
+
+    Args:
+        bnet: the net with its posterior.
+        size: how many examples the training set has.
+        weight, label_smoothing, ignore_index, class_axis, shift: as :class:`bayesprune.likelihoods.Categorical` has
+            them.
+
+    >>> from bayesprune.methods import SparseVD
+    >>> bnet = BayesianNet(nn.Sequential(nn.Linear(4, 3)), {"0.weight": SparseVD()})
+    >>> classify(bnet, size=100)(torch.zeros(2, 4), torch.tensor([0, 2])).shape
+    torch.Size([2, 3])
+    """
+    likelihood = Categorical(
+        weight=weight, label_smoothing=label_smoothing, ignore_index=ignore_index, class_axis=class_axis, shift=shift
+    )
+    return SupervisedModel(bnet, likelihood, size)
+
+
+def regress(bnet: BayesianNet, size: int, noise: float | None = None) -> SupervisedModel:
+    """A model of real targets, normal around the net's output.
+
+    Args:
+        bnet: the net with its posterior.
+        size: how many examples the training set has.
+        noise: the standard deviation of a target, in its units; ``None`` learns it.
+    """
+    return SupervisedModel(bnet, Normal(noise), size)
