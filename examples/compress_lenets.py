@@ -31,7 +31,8 @@ NETS = {"lenet300": (lenet_300_100, 0.01, 60), "lenet5": (lenet_5_caffe, 0.005, 
 
 
 def fitted(net: nn.Module, splits: Splits, keep: float, epochs: int) -> Fit:
-    """Posterior means, variances and masks by weight: 5 epochs dense, then Sparse VD along a cubic."""
+    """Posterior means, variances and masks by weight: 5 epochs dense, then Sparse VD along a cubic; and a dense
+    control, trained on for as many epochs."""
     train = DataLoader(splits.train, batch_size=256, shuffle=True)
 
     def fit(rules: dict[str, bp.Method], epochs: int, lr: float, prune: bp.Callback | None) -> bp.BayesianNet:
@@ -42,7 +43,8 @@ def fitted(net: nn.Module, splits: Splits, keep: float, epochs: int) -> Fit:
 
     fit({}, 5, 1e-3, None).write_into(net)
     bnet = fit({"*.weight": bp.SparseVD()}, epochs, 2e-3, bp.Cubic(keep=keep))
-    return {"mean": bnet.means(), "variance": bnet.variances(), "mask": bp.masks(bnet, keep=keep)}
+    control = fit({}, epochs, 2e-3, None).means()
+    return {"mean": bnet.means(), "variance": bnet.variances(), "mask": bp.masks(bnet, keep=keep), "control": control}
 
 
 def kept_in(path: Path, make: Callable[[], Fit]) -> Fit:
@@ -50,7 +52,7 @@ def kept_in(path: Path, make: Callable[[], Fit]) -> Fit:
     if not path.exists():
         made = make()
         save_file({f"{part}/{name}": x.contiguous() for part, own in made.items() for name, x in own.items()}, path)
-    parts: Fit = {"mean": {}, "variance": {}, "mask": {}}
+    parts: Fit = {"mean": {}, "variance": {}, "mask": {}, "control": {}}
     for key, x in load_file(path).items():
         part, _, name = key.partition("/")
         parts[part][name] = x
@@ -104,9 +106,13 @@ def main() -> None:
             what = "places" if tensor.endswith("col") else "biases" if tensor.endswith("bias") else "values"
             shares[what] += nbytes
         print("  " + ", ".join(f"{n:.0f} {what}" for what, n in shares.items()) + f", {file.rest:.0f} manifest and sum")
+        dense = make()
+        dense.load_state_dict(found["control"])
         for what, examples in (("validation", splits.val), *((("test", splits.test),) if args.test else ())):
-            before, after = error_of(packed, examples), error_of(loaded, examples)
-            print(f"  {what} error {before:.2%} before, {after:.2%} from the compressed file")
+            before, after, control = (error_of(one, examples) for one in (packed, loaded, dense))
+            print(
+                f"  {what} error {before:.2%} before, {after:.2%} from the compressed file; dense control {control:.2%}"
+            )
 
 
 if __name__ == "__main__":

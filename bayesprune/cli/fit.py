@@ -27,6 +27,10 @@ def run(
     warmup: Annotated[float | None, typer.Option(help="Epochs over which the KL comes in; by default 40 %.")] = None,
     pretrain: Annotated[int | None, typer.Option(help="Epochs of ordinary training first; none by default.")] = None,
     pretrain_lr: Annotated[float | None, typer.Option(help="Their learning rate; 0.001 by default.")] = None,
+    control: Annotated[
+        bool | None,
+        typer.Option("--control/--no-control", help="Train the dense net on as long, to compare with; it is."),
+    ] = None,
     start: Annotated[Path | None, typer.Option(help="A trained net's state dict (.pt, .safetensors).")] = None,
     estimator: Annotated[str | None, typer.Option(help="local (the default), weight or flipout draws.")] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes initial weights, shuffling and draws; 0 by default.")] = None,

@@ -52,6 +52,7 @@ def run(
             folder.masks()[0],
             data.part(on),
             draws=draws,
+            control=folder.control(),
             baseline=beside,
             classes=data.classes or None,
             seed=recipe.seed,

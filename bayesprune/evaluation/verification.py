@@ -50,6 +50,7 @@ class Role(StrEnum):
     """What a model is in a comparison, and what its row is called; one that was trained elsewhere has its own name."""
 
     DENSE = "dense"
+    CONTROL = "dense control"
     PRUNED = "posterior mean, pruned"
     PREDICTIVE = "posterior predictive"
     ONE_SHOT = "dense net, one-shot magnitude"
@@ -98,7 +99,7 @@ class Verification:
     Attributes:
         rows: the models.
         losses: by a row's name, how it fares on each observation.
-        outputs: what the likelihood reads of the net's output on each example, of the dense net and of the packed one.
+        outputs: what the likelihood reads of the net's output on each example, of each dense net and of the packed one.
         targets: what the loader said it should be.
         sizes: the bytes of each pruned weight of the packed net, of all else and of the whole.
     """
@@ -117,6 +118,11 @@ class Verification:
         return self.losses[self[role].name]
 
     @property
+    def reference(self) -> Role:
+        """What pruning is judged against: the dense net that was trained as long, where there is one."""
+        return Role.CONTROL if Role.CONTROL in self.outputs else Role.DENSE
+
+    @property
     def rivals(self) -> tuple[ModelRow, ...]:
         """The rows that are pruned in another way."""
         return tuple(row for row in self.rows if row.role.rival)
@@ -132,16 +138,19 @@ def verify(
     *,
     draws: int = 20,
     rivals: Mapping[str, Rival],
+    control: Mapping[str, Tensor] | None = None,
     state: PosteriorState | None = None,
 ) -> Verification:
     """Score, weigh and time the models that a report compares: on ``loader`` and on ``example``, timed in turns.
 
-    ``state`` is ``bnet.state()`` where it is at hand; by default it is made here.
+    ``control`` are the parameters and buffers of the dense net, trained on as long as the posterior was. ``state`` is
+    ``bnet.state()`` where it is at hand; by default it is made here.
 
     Returns:
-        The rows: the dense net, the packed posterior mean, the posterior predictive through the same support, the dense
-        net cut by magnitude without training, the same posterior ranked by |mean| where that keeps others, the rivals.
-        The packed net is the one that is scored, not a masked stand-in.
+        The rows: the dense net, its control where there is one, the packed posterior mean, the posterior predictive
+        through the same support, the dense net (or else its control) cut by magnitude without training, the same
+        posterior ranked by |mean| where that keeps others, the rivals. The packed net is the one that is scored, not a
+        masked stand-in.
 
     Raises:
         ValueError: no observation model, no targets, a loader whose order changes, or a rival named as one of our rows.
@@ -155,7 +164,8 @@ def verify(
     packed = export(dense, means, kept, example=example, plan=plan)
     sds = {name: var.sqrt() for name, var in variances.items()}
     spread = export(dense, {**means, **sds}, kept, example=example, plan=plan)
-    by_mean, one_shot = _of_the_same_size(bnet, means, kept), _of_the_same_size(bnet, values, kept)
+    trained = {**values, **(control or {})}
+    by_mean, one_shot = _of_the_same_size(bnet, means, kept), _of_the_same_size(bnet, trained, kept)
     masked = partial(masked_forward, bnet)
     many = f"{Role.PREDICTIVE}, {draws} draws"
     if taken := rivals.keys() & {many, *(role.value for role in Role if role not in (Role.PREDICTIVE, Role.TRAINED))}:
@@ -180,10 +190,14 @@ def verify(
     with evaluating(bnet):
         predictive = draw_outputs(bnet, loader, draws, kept)  # first: a pass over a loader moves the generator
         before, after = over(dense), over(packed)
+        shown = {Role.DENSE: before, Role.PRUNED: after}
         judge(Role.DENSE, before, 1.0, _on_disk(dense))
+        if control is not None:
+            shown[Role.CONTROL] = over(masked(trained, {}))
+            judge(Role.CONTROL, shown[Role.CONTROL], 1.0)
         judge(Role.PRUNED, after, density(kept), _on_disk(packed))
         judge(Role.PREDICTIVE, predictive, density(kept), _on_disk(packed) + _on_disk(spread), many)
-        judge(Role.ONE_SHOT, over(masked(values, one_shot)), density(one_shot))
+        judge(Role.ONE_SHOT, over(masked(trained, one_shot)), density(one_shot))
         if any(not torch.equal(by_mean[name], mask) for name, mask in kept.items()):  # the fit left something to rank
             judge(Role.BY_MEAN, over(masked(means, by_mean)), density(by_mean))
         runs: dict[str, Callable[..., Any]] = {Role.DENSE.value: dense, Role.PRUNED.value: packed}
@@ -196,7 +210,6 @@ def verify(
         slow = time_interleaved({first: calls[first], many: partial(call, drawn, example)}, device=device)
         ratio = {name: seconds[first] / s for name, s in seconds.items()} | {many: slow[first] / slow[many]}
         seconds[many] = slow[many]
-    shown = {Role.DENSE: before, Role.PRUNED: after}
     return Verification(
         rows=tuple(replace(r, seconds=seconds.get(r.name), speedup=ratio.get(r.name)) for r in rows),
         losses=each,

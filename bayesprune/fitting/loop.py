@@ -147,6 +147,7 @@ class Loop:
         if epoch + 1 == self.settings.epochs:
             self._tell("on_end")
         self._check_parameters(epoch)
+        self.bnet.epochs += 1
         nll, kl, _ = (self.sums / self.sums[2]).tolist()
         seconds = time.perf_counter() - started
         self.history.epochs.append(Epoch(epoch + 1, nll, kl, self.elbo.kl_weight, _kept(self.bnet), seconds))

@@ -49,6 +49,9 @@ class BayesianNet(nn.Module):
     Raises:
         TypeError, ValueError: see :func:`bayesprune.network.rules.posteriors_of`.
 
+    Attributes:
+        epochs: how many epochs :func:`bayesprune.fit` has trained it for; part of a ``state_dict``.
+
     ``forward`` is the model's half of a Pyro program, ``guide`` the other. Called outside Pyro's handlers, ``forward``
     is therefore a draw from the *prior*; :func:`bayesprune.predict` gives the posterior predictive.
 
@@ -89,6 +92,7 @@ class BayesianNet(nn.Module):
         )
         self._uses: dict[str, int] = {}  # how often each draw was used in the first forward pass
         self._sampled: tuple[str, ...] = ()
+        self.epochs = 0
 
     @property
     def net(self) -> nn.Module:
@@ -111,13 +115,14 @@ class BayesianNet(nn.Module):
         return self._sampled
 
     def get_extra_state(self) -> Tensor:
-        """How each weight was used, which decides how it is sampled: part of a ``state_dict``, as bytes."""
-        return packed({"uses": self._uses, "sampled": list(self._sampled)})
+        """``epochs``, and how each weight was used, which decides how it is sampled: in a ``state_dict``, as bytes."""
+        return packed({"uses": self._uses, "sampled": list(self._sampled), "epochs": self.epochs})
 
     def set_extra_state(self, state: Tensor) -> None:
         """From a ``state_dict``."""
         found = unpacked(state)
         self._uses, self._sampled = dict(found["uses"]), tuple(found["sampled"])
+        self.epochs = int(found.get("epochs", 0))  # a state of an earlier version has none
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Takes a ``state_dict`` of a version without extra state too: uses are then counted afresh."""

@@ -33,7 +33,7 @@ def put(tree: Tree, name: str, what: "nn.Module | nn.Parameter | Tensor") -> Non
         node.register_buffer(leaf, what)
 
 
-def tensors(tree: Tree) -> Iterator[tuple[str, Tensor]]:
+def tensors(tree: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every parameter and buffer by its dotted name."""
     yield from tree.named_parameters()
     yield from tree.named_buffers()

@@ -23,7 +23,7 @@ _NARROW = 0.1  # of a layer's width: fewer directions than this hardly carry a s
 _SLOWER = 0.95  # of the dense speed: above is noise
 _CHANCE = 0.05
 
-Kind = Literal["untrained", "too sure", "near empty", "class", "slow", "budget"]
+Kind = Literal["no control", "untrained", "too sure", "near empty", "class", "slow", "budget"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ def cautions(
 ) -> tuple[Caution, ...]:
     """All warnings that are due; each function below says when; ``state`` is ``bnet.state()`` where it is at hand."""
     return (
+        *_no_control(bnet, found),
         *_untrained(found),
         *_too_sure(found),
         *_near_empty(bnet, kept),
@@ -60,9 +61,21 @@ def cautions(
     )
 
 
+def _no_control(bnet: BayesianNet, found: Verification) -> Iterator[Caution]:
+    """The dense net was trained for fewer epochs than the pruned one: what is better may be these epochs' doing."""
+    if bnet.epochs and found.reference is Role.DENSE:
+        text = (
+            f"The dense net is the one that the fit started at: the pruned one was trained for {bnet.epochs} epochs "
+            "more, and may be better by these alone. Train the dense one as long, "
+            f"dense = bp.BayesianNet(net, {{}}); bp.fit(bp.classify(dense, size), dense.guide, train, "
+            f"epochs={bnet.epochs}, lr=lr), and give the report control=dense.means()."
+        )
+        yield Caution("no control", found[Role.DENSE].name, text)
+
+
 def _untrained(found: Verification) -> Iterator[Caution]:
     """The dense net does no better than one answer for all would: being better than it says nothing."""
-    dense = found.losses_of(Role.DENSE)
+    dense = found.losses_of(found.reference)
     if dense.one_answer is None:
         return
     if dense.wrong is not None:
@@ -78,7 +91,7 @@ def _untrained(found: Verification) -> Iterator[Caution]:
             f"The dense net {told}: one answer for all would do as well, so to beat it says nothing. Give the report "
             "a net that was trained as baseline=."
         )
-        yield Caution("untrained", found[Role.DENSE].name, text)
+        yield Caution("untrained", found[found.reference].name, text)
 
 
 def _too_sure(found: Verification) -> Iterator[Caution]:

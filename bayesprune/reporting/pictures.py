@@ -21,7 +21,6 @@ __all__ = ["Picture", "pictures"]
 
 _WIDTH = 4.6  # inches: about as wide as a phone, so that letters stay legible there
 _MOST_CLASSES, _MOST_BARS, _MOST_HISTOGRAMS = 30, 20, 10
-_WHEN = {"before": Role.DENSE, "after": Role.PRUNED}
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ def _drawn(report: Findings, state: PosteriorState) -> Iterator[tuple[str, str, 
     likelihood = report.subject.bnet.observation
     if names and isinstance(likelihood, Categorical):
         each = {
-            when: likelihood.observations(found.outputs[role].double(), found.targets) for when, role in _WHEN.items()
+            when: likelihood.observations(found.outputs[role].double(), found.targets)
+            for when, role in (("before", found.reference), ("after", Role.PRUNED))
         }
         probs, y = {when: logits.softmax(-1) for when, (logits, _) in each.items()}, each["before"][1]
         y = y.argmax(-1) if y.is_floating_point() else y

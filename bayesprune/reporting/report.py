@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesprune.evaluation.verification import Rival, Role, verify
 from bayesprune.fitting.batches import split
 from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.network.tree import tensors
 from bayesprune.pruning.masking import check_masks
 from bayesprune.reporting.cautions import cautions
 from bayesprune.reporting.findings import Subject
@@ -28,6 +29,7 @@ def report(
     loader: Iterable[Any],
     *,
     draws: int = 20,
+    control: nn.Module | Mapping[str, Tensor] | None = None,
     baseline: Rival | Mapping[str, Rival] | None = None,
     plan: Plan | None = None,
     classes: Sequence[str] | None = None,
@@ -35,11 +37,17 @@ def report(
 ) -> Report:
     """Compare a pruned posterior with the dense net and with magnitude pruning, on one data set.
 
+    The net that a posterior started at has had fewer epochs than the posterior: a fair comparison is with a dense
+    control, that net trained on in the same loop for as many epochs. Without one the report says how far it lags.
+
     Args:
         bnet: the net with its posterior, fitted.
         masks: weight name → bool, as :func:`bayesprune.masks` gives.
         loader: batches ``(x, y)`` in a fixed order. Latency is measured on the first one.
         draws: draws of the posterior predictive.
+        control: the dense net after as many epochs as the posterior was fitted for, or its parameters and buffers by
+            name: ``dense = bp.BayesianNet(net, {})``, fitted with the posterior's epochs and rate, has them as
+            ``dense.means()``.
         baseline: (means, masks) of a rival that was trained to the same sparsity, say by gradual magnitude pruning;
             or several by name.
         plan: how weights run; by default measured here.
@@ -47,8 +55,8 @@ def report(
         seed: fixes the draws, and leaves the global generator as it was.
 
     Raises:
-        ValueError: masks that do not fit, no data, a loader whose order changes, no observation model, another number
-            of names than of classes, or a baseline named as one of the report's own rows.
+        ValueError: masks or a control that do not fit, no data, a loader whose order changes, no observation model,
+            another number of names than of classes, or a baseline named as one of the report's own rows.
 
     >>> from bayesprune import SparseVD, classify, masks
     >>> bnet = BayesianNet(torch.nn.Sequential(torch.nn.Linear(40, 3)), {"0.weight": SparseVD()})
@@ -59,6 +67,7 @@ def report(
     (['dense', 'posterior mean, pruned'], 0.5)
     """
     check_masks(bnet, masks)
+    trained = None if control is None else _values(bnet, control)
     if isinstance(loader, Iterator):
         loader = list(loader)
     first = next(iter(loader), None)
@@ -71,11 +80,11 @@ def report(
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        found = verify(bnet, masks, loader, plan, example, draws=draws, rivals=rivals, state=state)
+        found = verify(bnet, masks, loader, plan, example, draws=draws, rivals=rivals, control=trained, state=state)
     names = class_names(found, classes)
     by_class = class_changes(found, names)
     return Report(
-        verdict=judge(bnet.net, found, by_class),
+        verdict=judge(bnet.net, found, by_class, bnet.epochs),
         warnings=cautions(bnet, masks, plan, found, by_class, state),
         weights=weight_rows(bnet, masks, plan, state),
         models=found.rows,
@@ -87,6 +96,20 @@ def report(
         seed=seed,
         subject=Subject(bnet, masks, found, names),
     )
+
+
+def _values(bnet: BayesianNet, control: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A control's parameters and buffers, where the net is. Raises ``ValueError`` where they are not the net's."""
+    wanted = dict(tensors(bnet.net))
+    given = dict(tensors(control)) if isinstance(control, nn.Module) else dict(control)
+    device = next(iter(bnet.parameters())).device
+    for name, value in wanted.items():
+        if name not in given or given[name].shape != value.shape:
+            there = "is missing" if name not in given else f"has shape {tuple(given[name].shape)}"
+            raise ValueError(
+                f"control is the same net trained on: its {name!r} {there}, where the net's has {tuple(value.shape)}"
+            )
+    return {name: given[name].detach().to(device) for name in wanted}
 
 
 def _batch(example: Any) -> int:

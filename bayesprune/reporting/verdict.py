@@ -46,10 +46,13 @@ Figure = Literal["error", "rmse", "nll"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The packed posterior mean beside the dense net, on the same examples.
+    """The packed posterior mean beside the dense net or its control, on the same examples.
 
     Attributes:
-        dense, packed: the two models' rows.
+        dense, packed: the two models' rows; ``dense`` is the net that the fit started at.
+        control: the dense net trained on as long as the posterior was, which error, NLL and classes are compared with;
+            ``None`` where the report was given none, and they are compared with ``dense``.
+        behind: how many epochs less than the packed one the net had that it is compared with.
         dtype: what the dense net's parameters are, such as ``"float32"``.
         error, rmse: the change of the error (labels) or of the RMSE (numbers); the other is ``None``, and both are
             where the likelihood is one of your own, or of several outputs.
@@ -64,6 +67,8 @@ class Verdict:
     """
 
     dense: ModelRow
+    control: ModelRow | None
+    behind: int
     packed: ModelRow
     dtype: str
     error: Change | None
@@ -74,6 +79,11 @@ class Verdict:
     rivals: dict[str, Change]
     rival_kept: dict[str, float]
     parts: dict[str, tuple[Figure, Change]] = field(default_factory=dict)
+
+    @property
+    def reference(self) -> ModelRow:
+        """The row that error, NLL, calibration and classes are compared with."""
+        return self.dense if self.control is None else self.control
 
     @property
     def smaller(self) -> float:
@@ -89,9 +99,11 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON. What does not apply is left out."""
-        ece = {"before": self.dense.score.ece, "after": self.packed.score.ece}
+        ece = {"before": self.reference.score.ece, "after": self.packed.score.ece}
         changes = {"error": self.error, "rmse": self.rmse, "nll": self.nll, "coverage": self.coverage}
         return {
+            "against": self.reference.name,
+            "behind": self.behind,
             "smaller": {
                 "times": self.smaller,
                 "before": self.dense.nbytes,
@@ -107,15 +119,21 @@ class Verdict:
         }
 
 
-def judge(net: nn.Module, found: Verification, classes: Sequence[ClassChange]) -> Verdict:
-    """The verdict on what was measured of the dense ``net`` and its rivals; ``classes`` of :func:`class_changes`."""
-    before, after = found.losses_of(Role.DENSE), found.losses_of(Role.PRUNED)
+def judge(net: nn.Module, found: Verification, classes: Sequence[ClassChange], epochs: int) -> Verdict:
+    """The verdict on what was measured of the dense ``net`` and its rivals; ``classes`` of :func:`class_changes`.
+
+    ``epochs`` are those of the posterior, which a control has had too and the dense net has not.
+    """
+    controlled = found.reference is Role.CONTROL
+    before, after = found.losses_of(found.reference), found.losses_of(Role.PRUNED)
     coverage = None
     if before.inside is not None and (inside := found.losses_of(Role.PREDICTIVE).inside) is not None:
         coverage = paired_means(before.inside.double().mean(-1), inside.double().mean(-1))
     figure, change = _change(before, after)
     return Verdict(
         dense=found[Role.DENSE],
+        control=found[Role.CONTROL] if controlled else None,
+        behind=0 if controlled else epochs,
         packed=found[Role.PRUNED],
         dtype=" and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in net.parameters()})),
         error=change if figure == "error" else None,
@@ -143,7 +161,7 @@ def class_names(found: Verification, names: Sequence[str] | None) -> tuple[str, 
 
 def class_changes(found: Verification, names: Sequence[str]) -> tuple[ClassChange, ...]:
     """What pruning did to each class that has examples, the largest rise first; none where there are no classes."""
-    dense = found.losses_of(Role.DENSE)
+    dense = found.losses_of(found.reference)
     before, after, group = dense.wrong, found.losses_of(Role.PRUNED).wrong, dense.group
     if before is None or after is None or group is None:
         return ()

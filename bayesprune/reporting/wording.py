@@ -1,7 +1,7 @@
 """The verdict in words: one line per figure, with its unit and interval."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bayesprune.reporting.intervals import LEVEL, Change
 from bayesprune.reporting.verdict import ClassChange, Figure, Verdict
@@ -83,23 +83,24 @@ def verdict_lines(verdict: Verdict, batch: int, plan: Plan) -> tuple[Line, ...]:
         Line("Size", _ratio(verdict.smaller, "smaller", "larger"), size, verdict.smaller > 1),
         Line("Speed", quick, speed, None if alike else verdict.faster > 1),
     ]
+    costs = []
     if verdict.error is not None:
-        lines.append(_change_line("Error", verdict.error, POINTS, _PERCENT))
+        costs.append(_change_line("Error", verdict.error, POINTS, _PERCENT))
     if verdict.rmse is not None:
-        lines.append(_change_line("RMSE", verdict.rmse, _PLAIN, _PLAIN))
+        costs.append(_change_line("RMSE", verdict.rmse, _PLAIN, _PLAIN))
     if verdict.worst is not None:
-        lines.append(_worst(verdict.worst))
-    if dense.score.ece is not None and packed.score.ece is not None:
-        change = packed.score.ece - dense.score.ece
-        detail = f"expected calibration error {dense.score.ece:.4f} → {packed.score.ece:.4f}, 15 bins"
-        lines.append(Line("Calibration", _GAP.directed(change), detail))
-    lines.append(_change_line("NLL", verdict.nll, _NATS, _NATS))
+        costs.append(_worst(verdict.worst))
+    if (before := verdict.reference.score.ece) is not None and (after := packed.score.ece) is not None:
+        detail = f"expected calibration error {before:.4f} → {after:.4f}, 15 bins"
+        costs.append(Line("Calibration", _GAP.directed(after - before), detail))
+    costs.append(_change_line("NLL", verdict.nll, _NATS, _NATS))
     if (c := verdict.coverage) is not None:
-        detail = f"of 95% intervals: dense net {c.before:.1%} → posterior predictive {c.after:.1%}"
-        lines.append(Line("Coverage", f"{c.after:.1%}", f"{detail}; {_interval(c, POINTS)}"))
+        detail = f"of 95% intervals: {verdict.reference.name} {c.before:.1%} → posterior predictive {c.after:.1%}"
+        costs.append(Line("Coverage", f"{c.after:.1%}", f"{detail}; {_interval(c, POINTS)}"))
     for name, (figure, moved) in verdict.parts.items():
         what, unit, bare = _FIGURES[figure]
-        lines.append(_change_line(f"{what[0].upper()}{what[1:]} of {name}", moved, unit, bare))
+        costs.append(_change_line(f"{what[0].upper()}{what[1:]} of {name}", moved, unit, bare))
+    lines += [_told(line, verdict.behind) for line in costs]
     what, unit, bare = _FIGURES["error" if verdict.error else "rmse" if verdict.rmse else "nll"]
     for name, rival in verdict.rivals.items():
         detail = (
@@ -108,6 +109,14 @@ def verdict_lines(verdict: Verdict, batch: int, plan: Plan) -> tuple[Line, ...]:
         )
         lines.append(Line(f"Against {name}", f"{what} {unit.directed(rival.difference)}", detail, _good(rival)))
     return tuple(lines)
+
+
+def _told(line: Line, behind: int) -> Line:
+    """The line as far as it holds: against a net that was trained for less, better is not said to be good."""
+    if not behind:
+        return line
+    detail = f"{line.detail}; against a dense net of {behind} epochs less"
+    return replace(line, detail=detail, good=None if line.good else line.good)
 
 
 def times(ratio: float) -> str:

@@ -35,7 +35,8 @@ class Task:
     Attributes:
         load: gives the splits.
         net: gives a fresh net.
-        pretrain, epochs: epochs of dense training, and of fitting the posterior (the rival gets the same).
+        pretrain, epochs: epochs of dense training, and of fitting the posterior (its control and its rival get the
+            same).
         batch: examples per step.
         lr: the learning rate of the posterior and of its rival.
         keep: the fraction of weights kept by default.
@@ -93,8 +94,8 @@ def run_demo(
 ) -> Report:
     """Run the whole path and write the model, the report as data and as a page, and a picture of the SNR into ``out``.
 
-    The posterior and its rival, gradual magnitude pruning, start at the same trained net and see the same number of
-    epochs; both prune along the same cubic to the same sparsity.
+    The posterior, the dense control and the rival, gradual magnitude pruning, start at the same trained net and see
+    the same number of epochs at the same rate; posterior and rival prune along the same cubic to the same sparsity.
     """
     epochs = task.epochs if epochs is None else epochs
     keep = task.keep if keep is None else keep
@@ -114,23 +115,25 @@ def run_demo(
         )
         return bnet, history
 
-    dense, history = fitted(f"1/5 train the dense net, {task.pretrain} epochs", {}, task.pretrain, 1e-3)
+    dense, history = fitted(f"1/6 train the dense net, {task.pretrain} epochs", {}, task.pretrain, 1e-3)
     if history.interrupted:
         raise KeyboardInterrupt
     net.load_state_dict(dense.means())
     posterior, history = fitted(
-        f"2/5 fit a sparse posterior, {epochs} epochs, pruning by SNR on the way",
+        f"2/6 fit a sparse posterior, {epochs} epochs, pruning by SNR on the way",
         {name: SparseVD() for name in names},
         epochs,
         task.lr,
         Cubic(keep=keep),
     )
-    rivals = {}
+    rivals, control = {}, None
     if history.interrupted:
-        say(f"interrupted in epoch {len(history.epochs) + 1}: going on with what was fitted, without the rival")
+        say(f"interrupted in epoch {len(history.epochs) + 1}: going on with what was fitted, without control and rival")
     else:
+        longer, second = fitted(f"3/6 train the dense control, {epochs} epochs more", {}, epochs, task.lr)
+        control = None if second.interrupted else longer.means()
         rival, second = fitted(
-            f"3/5 fit the rival, gradual magnitude pruning, {epochs} epochs",
+            f"4/6 fit the rival, gradual magnitude pruning, {epochs} epochs",
             {name: Deterministic() for name in names},
             epochs,
             task.lr,
@@ -140,10 +143,11 @@ def run_demo(
             say("interrupted: going on without the rival")
         else:
             rivals["gradual magnitude"] = rival.means(), masks(rival, keep=keep, saliency=magnitude)
-    say("4/5 measure: formats, latency, error, calibration")
+    say("5/6 measure: formats, latency, error, calibration")
     kept = masks(posterior, keep=keep)
-    found = report(posterior, kept, DataLoader(splits.test, batch_size=task.batch), baseline=rivals, seed=seed)
-    say("5/5 pack and save")
+    test = DataLoader(splits.test, batch_size=task.batch)
+    found = report(posterior, kept, test, control=control, baseline=rivals, seed=seed)
+    say("6/6 pack and save")
     example = splits.test.tensors[0][: task.batch].to(device)
     save(export(net, posterior.means(), kept, example=example, plan=found.plan), out / "model.safetensors")
     settings = {"seed": seed, "epochs": epochs, "keep": keep, "batch": task.batch, "lr": task.lr}

@@ -81,6 +81,7 @@ class RunFolder:
         recipe_file: ``recipe.toml``, written first.
         checkpoints: of the fit while it is under way; the folder goes when the posterior is there.
         dense_file: the dense net that posteriors started at.
+        control_file: that net trained on as long as the posterior, unless the recipe wants none.
         posterior_file: the fitted posterior; a run that has it is finished.
         fit_file: the fit's history, and what else it found out.
         masks_file: what is kept, and by which choice.
@@ -94,6 +95,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.progress_file = path / "progress.json"
         self.dense_file = path / "dense.safetensors"
+        self.control_file = path / "control.safetensors"
         self.posterior_file = path / "posterior.safetensors"
         self.fit_file = path / "fit.json"
         self.masks_file = path / "masks.safetensors"
@@ -145,6 +147,10 @@ class RunFolder:
         if not self.masks_file.exists():
             raise FileNotFoundError(f"{self} has no masks yet: {self.command('masks', '--keep 0.05')}")
         return self.read_tensors(self.masks_file)
+
+    def control(self) -> dict[str, Tensor] | None:
+        """The dense net trained on as long as the posterior; ``None`` where the recipe wanted none."""
+        return self.read_tensors(self.control_file)[0] if self.control_file.exists() else None
 
     def stale(self) -> list[str]:
         """The files that were made from other masks than those which are there now."""

@@ -42,6 +42,8 @@ class Recipe:
         start: a file with the trained net's state dict, which posteriors start at.
         start_sha256: its checksum.
         pretrain, pretrain_lr: epochs of ordinary training before the fit, and their learning rate.
+        control: whether the dense net is trained on for ``epochs`` too, at the same rate, as what a report compares
+            with.
         estimator: as :class:`bayesprune.BayesianNet` takes it.
         seed: fixes initial weights, shuffling and draws.
         threads: of torch; sums round differently with another number.
@@ -67,6 +69,7 @@ class Recipe:
     start_sha256: str | None = None
     pretrain: int = 0
     pretrain_lr: float = 1e-3
+    control: bool = True
     estimator: str = "local"
     seed: int = 0
     threads: int = 1

@@ -97,6 +97,11 @@ def train(prepared: Prepared, folder: RunFolder, say: Say) -> History:
                 _copy(net, dense.means())
             folder.write_tensors(folder.dense_file, _tensors(net))
         _fill(net, folder.read_tensors(folder.dense_file)[0], folder.dense_file)
+        if recipe.control and not folder.control_file.exists():
+            longer = BayesianNet(net, {})
+            stage = "training the dense control"
+            _fit(longer, prepared, folder, stage, say, epochs=recipe.epochs, lr=recipe.lr)
+            folder.write_tensors(folder.control_file, longer.means())
         bnet = _bayesian(net, recipe)
         settings: dict[str, Any] = {
             "epochs": recipe.epochs,
@@ -148,7 +153,8 @@ def open_run(folder: RunFolder, device: str | None = None) -> tuple[Recipe, Baye
     about = folder.fit()
     _model(bnet, about.classifies, about.size)
     _fill(bnet, folder.read_tensors(folder.posterior_file)[0], folder.posterior_file)
-    bnet.set_extra_state(packed({"uses": about.uses, "sampled": about.sampled}))
+    epochs = len(about.history.epochs)
+    bnet.set_extra_state(packed({"uses": about.uses, "sampled": about.sampled, "epochs": epochs}))
     return recipe, bnet
 
 

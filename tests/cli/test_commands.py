@@ -129,7 +129,7 @@ def test_ctrl_c_in_the_fit_keeps_what_was_fitted(tmp_path: Path) -> None:
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if line.startswith("2/5"):
+            if line.startswith("2/6"):
                 break
         time.sleep(3)
         process.send_signal(signal.SIGINT)

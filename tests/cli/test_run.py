@@ -63,7 +63,8 @@ def test_the_run_folder_holds_what_its_commands_wrote(runs: tuple[Path, dict[str
     folder, told = runs
     files = {file.name for file in (folder / "run").iterdir()}
     assert files == {
-        *(".lock", "recipe.toml", "fit.json", "dense.safetensors", "posterior.safetensors", "masks.safetensors"),
+        *(".lock", "recipe.toml", "fit.json", "dense.safetensors", "control.safetensors"),
+        *("posterior.safetensors", "masks.safetensors"),
         *("sweep.json", "sweep.png", "report.json", "plan.json", "model.safetensors"),
     }
     for name in ("sweep", "report"):
@@ -228,7 +229,7 @@ def _reaches(progress: Path, stage: str, epoch: int, child: "subprocess.Popen[by
 
 
 def test_ctrl_c_keeps_the_last_epoch_and_says_how_to_go_on(here: Path) -> None:
-    command = ("fit", "--net", "mine:make", "--data", "mine:impatient", "--epochs", "4")
+    command = ("fit", "--net", "mine:make", "--data", "mine:impatient", "--epochs", "4", "--no-control")
     stopped = bayesprune(*command)
     assert stopped.code == 130, stopped.err
     assert "bayesprune fit --out run --trust goes on with it" in stopped.err and "Traceback" not in stopped.err
