@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from bayesprune.evaluation.passes import SteadyLoader, check_like, steady
 from bayesprune.fitting.batches import split
+from bayesprune.fitting.generators import seeded
 from bayesprune.likelihoods import Likelihood, Several
 from bayesprune.likelihoods.batch import call
 from bayesprune.network.bayesian_net import BayesianNet
@@ -114,11 +115,9 @@ def predict(
     if draws < 1:
         raise ValueError(f"draws is an integer ≥ 1, got {draws}")
     observation = known_observation(bnet)
-    with torch.random.fork_rng(enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(seed):
         stacked, targets = draw_outputs(bnet, loader, draws, masks or {})
-    return _prediction(observation, stacked, targets)
+        return _prediction(observation, stacked, targets)
 
 
 def _prediction(likelihood: Likelihood, outputs: Any, targets: Any) -> Prediction:

@@ -107,7 +107,7 @@ class Checkpoints:
                 warnings.warn(
                     f"the last checkpoint in {str(self.given)!r} is damaged ({damage}); going on from epoch {epoch}",
                     CheckpointWarning,
-                    stacklevel=5,
+                    stacklevel=6,
                 )
             return epoch, parts["run.safetensors"], parts[f"rank-{self.rank}.safetensors"]
         if found:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from bayesprune._turns import turns
 from bayesprune.fitting.generators import seeded
 from bayesprune.fitting.history import History
 from bayesprune.fitting.loop import Loop, Settings
@@ -60,12 +61,17 @@ def fit(
             ipywidgets.
         precision: the old name of ``autocast``.
 
+    Threads take turns, one step at a time: a net that is predicted from meanwhile is as the last step left it, and with
+    a ``seed`` a fit gives what it gives alone. What other code draws from torch's global generator in another thread
+    while a step runs, bayesprune cannot keep apart: make nets before.
+
     Returns:
         NLL, KL and kept fraction per epoch. After Ctrl-C the fit ends with what it has, ``interrupted`` set.
 
     Raises:
-        ValueError: no batches, NaN in the data, an argument out of range, a device that is not there, or a
-            ``checkpoint`` of another run (the difference is named), damaged, or with more epochs done than asked for.
+        ValueError: no batches, NaN in the data, an argument out of range, a device that is not there, a net that
+            another thread is fitting, or a ``checkpoint`` of another run (the difference is named), damaged, or with
+            more epochs done than asked for.
         FloatingPointError: the loss or a gradient is no longer finite; the parameters are those before that step, and
             the last checkpoint stands.
         OSError: a checkpoint cannot be written; this is tried before training starts.
@@ -74,6 +80,7 @@ def fit(
         warnings.warn("fit(precision=…) is called autocast now", DeprecationWarning, stacklevel=2)
         autocast = precision
     settings = Settings(epochs, lr, optimizer or adam, decay, warmup, seed, device, autocast)
-    loop = Loop(model, guide, loader, settings, prune, callbacks)
+    with turns.taken():
+        loop = Loop(model, guide, loader, settings, prune, callbacks)
     with seeded(seed), progress_bar(progress, epochs) as show:
         return loop.run(None if checkpoint is None else Path(checkpoint), show)

@@ -3,28 +3,83 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from pyro.poutine import runtime
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-__all__ = ["generators_of", "seeded"]
+from bayesprune._turns import turns
+
+__all__ = ["generators_of", "give_way", "seeded"]
+
+
+@dataclass
+class _Seeded:
+    """Whose numbers the global generators give: as they were found by the outermost seeded block, for when it ends."""
+
+    found: tuple[Any, ...] | None = None
+
+
+_now = _Seeded()
 
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Seed torch for a block, and put every global generator back afterwards; nothing without a seed."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    """In turn with other threads: seed torch for a block, and put every global generator back afterwards.
+
+    Without a seed it is the turn alone.
+    """
+    with turns.taken():
+        if seed is None:
+            yield
+            return
+        before, outermost = _states(), _now.found is None
+        if outermost:
+            _now.found = before
+        torch.manual_seed(seed)
         try:
             yield
         finally:
-            if seed is not None:  # a checkpoint sets these two as well
-                random.setstate(states[0])
-                np.random.set_state(states[1])
+            _set_states(_now.found if outermost and _now.found is not None else before)
+            if outermost:
+                _now.found = None
+
+
+def give_way() -> None:
+    """Between two steps of a fit: let another thread that asks have its turn, and go on as if there had been none."""
+    if not turns.wanted:
+        return
+    handlers, found = list(runtime._PYRO_STACK), _now.found
+    mine = _states()
+    runtime._PYRO_STACK.clear()
+    if found is not None:
+        _set_states(found)
+        _now.found = None
+    try:
+        with turns.lent():
+            pass
+    finally:
+        runtime._PYRO_STACK[:] = handlers
+        if found is not None:
+            _now.found = _states()
+            _set_states(mine)
+
+
+def _states() -> tuple[Any, ...]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()
+
+
+def _set_states(states: tuple[Any, ...]) -> None:
+    cpu, cuda, numpy, python = states
+    torch.set_rng_state(cpu)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
+    np.random.set_state(numpy)
+    random.setstate(python)
 
 
 def generators_of(loader: Any) -> dict[str, torch.Generator]:

@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import get_ident
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from accelerate import Accelerator
@@ -21,7 +23,7 @@ from bayesprune.fitting.devices import place
 from bayesprune.fitting.elbo import MeanFieldELBO
 from bayesprune.fitting.fingerprint import data_fingerprint, net_fingerprint, said
 from bayesprune.fitting.finite import first_not_finite, gradients, total
-from bayesprune.fitting.generators import generators_of
+from bayesprune.fitting.generators import generators_of, give_way
 from bayesprune.fitting.history import Epoch, History
 from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear, parameter_groups
 from bayesprune.fitting.snapshot import misfits, optimizer_state, random_states, set_optimizer_state, set_random_states
@@ -29,6 +31,10 @@ from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.pruning.callback import Callback, Run
 
 __all__ = ["Loop", "Settings"]
+
+
+_UNDER_WAY: WeakKeyDictionary[BayesianNet, int] = WeakKeyDictionary()
+"""Which thread fits a net at the moment."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,20 @@ class Loop:
         self.sums = torch.zeros(3, dtype=torch.float64, device="cpu")  # of an epoch: NLL, KL and how many
 
     def run(self, checkpoint: Path | None, show: Callable[[History], None]) -> History:
-        """Fit, from the checkpoint if there is one; ``show`` is told the history after each epoch."""
+        """Fit, from the checkpoint if there is one; ``show`` is told the history after each epoch.
+
+        Raises:
+            ValueError: another thread is fitting this net.
+        """
+        before = _UNDER_WAY.setdefault(self.bnet, get_ident())
+        if before != get_ident():
+            raise ValueError("this net is being fitted in another thread: give each thread a BayesianNet of its own")
+        try:
+            return self._run(checkpoint, show)
+        finally:
+            _UNDER_WAY.pop(self.bnet, None)
+
+    def _run(self, checkpoint: Path | None, show: Callable[[History], None]) -> History:
         self.bound.train()
         kept = None if checkpoint is None else self._checkpoints(checkpoint)
         if kept is not None:
@@ -143,6 +162,7 @@ class Loop:
             if first:
                 check_inputs(x, i)
             self.step(x, y, f"epoch {epoch + 1}, batch {i}")
+            give_way()
         self._tell("on_epoch")
         if epoch + 1 == self.settings.epochs:
             self._tell("on_end")

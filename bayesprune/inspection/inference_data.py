@@ -18,6 +18,7 @@ import bayesprune
 from bayesprune.draws.gaussian import plain
 from bayesprune.evaluation.prediction import Draw, each_draw, evaluating, known_observation
 from bayesprune.evaluation.scoring import double
+from bayesprune.fitting.generators import seeded
 from bayesprune.fitting.history import History
 from bayesprune.inspection.cross_validation import ARVIZ_0, log_density, no_correction
 from bayesprune.inspection.entries import Entries, chosen, numpy_of, numpy_type
@@ -111,9 +112,7 @@ def to_inference_data(
     observation, masks = known_observation(bnet), masks or {}
     check_masks(bnet, masks)
     entries = chosen(bnet, weights)
-    with torch.random.fork_rng(enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(seed):
         with torch.random.fork_rng():  # y is drawn from a stream of its own: the weights are those of bp.predict
             noise = torch.Generator().manual_seed(int(torch.randint(2**63 - 1, ()))).get_state()
         record: _Record | None = None
@@ -125,7 +124,7 @@ def to_inference_data(
             del drawn  # one draw of a large net at a time
         assert record is not None
         record.add_prior(bnet, masks)
-    constants = _constants(bnet, masks, record.masks)
+        constants = _constants(bnet, masks, record.masks)
     return _wrapped({**record.groups(), "constant_data": constants, **_fit(history)}, record.left_out)
 
 

@@ -10,6 +10,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayesprune._turns import in_turn
 from bayesprune.draws.gaussian import (
     Estimator,
     GaussianDraw,
@@ -158,6 +159,7 @@ class BayesianNet(nn.Module):
         for posterior in self.posteriors.values():
             posterior.guide()
 
+    @in_turn
     def run(self, values: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """Run the net on ``values`` (parameter or buffer name → tensor), in this module's mode."""
         mode = self.training
@@ -183,6 +185,7 @@ class BayesianNet(nn.Module):
         """One joint draw from the posterior, pruned: every parameter and buffer by its name, for :meth:`run`."""
         return self.traced_draw()[0]
 
+    @in_turn
     @torch.no_grad()
     def traced_draw(self) -> tuple[dict[str, Tensor], poutine.Trace, poutine.Trace]:
         """A draw as :meth:`draw` gives it, and its sites: under the guide, and under the prior."""
@@ -192,6 +195,7 @@ class BayesianNet(nn.Module):
             values = {n: plain(self._effective(n, posterior)).detach() for n, posterior in self.posteriors.items()}
         return {**values, **{n: v.detach() for n, v in tensors(self._rest)}}, under_q.trace, under_p.trace
 
+    @in_turn
     @torch.no_grad()
     def state(self) -> PosteriorState:
         """The posterior as it is now, a snapshot: moments, energies and signal-to-noise ratios are computed once."""

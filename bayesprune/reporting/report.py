@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from bayesprune.evaluation.verification import Rival, Role, verify
 from bayesprune.fitting.batches import split
+from bayesprune.fitting.generators import seeded
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.tree import tensors
 from bayesprune.pruning.masking import check_masks
@@ -77,9 +77,7 @@ def report(
     rivals = {Role.TRAINED.value: baseline} if isinstance(baseline, tuple) else dict(baseline or {})
     state = bnet.state()
     plan = make_plan(bnet.net, masks, example=example) if plan is None else plan
-    with torch.random.fork_rng(enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(seed):
         found = verify(bnet, masks, loader, plan, example, draws=draws, rivals=rivals, control=trained, state=state)
     names = class_names(found, classes)
     by_class = class_changes(found, names)

@@ -20,6 +20,7 @@ from bayesprune.evaluation.prediction import draw_outputs, evaluating
 from bayesprune.evaluation.scoring import Score, score
 from bayesprune.evaluation.verification import density, masked_forward, score_forward
 from bayesprune.fitting.batches import split
+from bayesprune.fitting.generators import seeded
 from bayesprune.likelihoods.batch import call
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.state import PosteriorState
@@ -178,7 +179,7 @@ def sweep(
     if draws is not None and draws < 1:
         raise ValueError(f"draws is an integer ≥ 1, or None for the posterior mean, got {draws}")
     batches: Iterable[Any] = list(loader) if isinstance(loader, Iterator) else loader
-    with torch.random.fork_rng():
+    with seeded(seeds[0]):
         example = _inputs(nets[0], next(iter(batches), None))
         points: list[Point] = []
         for index, bnet in enumerate(nets):

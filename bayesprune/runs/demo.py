@@ -118,7 +118,7 @@ def run_demo(
     dense, history = fitted(f"1/6 train the dense net, {task.pretrain} epochs", {}, task.pretrain, 1e-3)
     if history.interrupted:
         raise KeyboardInterrupt
-    net.load_state_dict(dense.means())
+    dense.write_into(net)
     posterior, history = fitted(
         f"2/6 fit a sparse posterior, {epochs} epochs, pruning by SNR on the way",
         {name: SparseVD() for name in names},

@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import islice
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from bayesprune.pruning.saliency import Saliency
@@ -108,14 +109,14 @@ def divided(texts: Iterable[str], kind: type, example: str) -> dict[str, str]:
     Raises:
         ValueError: a text without ``=``, or a glob that comes twice.
 
-    >>> divided(["heads.a=b.weight=ARD(clip=(-9, 1))"], object, "")
-    {'heads.a=b.weight': 'ARD(clip=(-9, 1))'}
+    >>> divided(["heads.a=b.weight=ARD(clip=(-9, 1))", "a=ARD().weight=ARD()"], object, "")
+    {'heads.a=b.weight': 'ARD(clip=(-9, 1))', 'a=ARD().weight': 'ARD()'}
     """
     found: dict[str, str] = {}
     for text in texts:
         _check_length(text)
-        value_follows = _VALUE.search(text)
-        at = text.find("=") if value_follows is None else value_follows.start()
+        signs = [found.start() for found in islice(_VALUE.finditer(text), _MOST_NESTED)] or [text.find("=")]
+        at = next((sign for sign in signs if _is_whole(text[sign + 1 :])), signs[0])
         glob, value = text[: max(at, 0)].strip(), text[at + 1 :].strip()
         if not (glob and value):
             raise ValueError(f"{text!r}: expected a glob over names, '=' and a {kind.__name__.lower()}, as {example}")
@@ -209,6 +210,14 @@ def _tree(text: str) -> ast.expr:
     if level:
         raise ValueError(f"not readable: it is nested deeper than {_MOST_NESTED} levels")
     return tree
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text is a call or a name and nothing more, so that it can be a value."""
+    try:
+        return isinstance(_tree(_placed(text, {})), ast.Call | ast.Name)
+    except ValueError:
+        return False
 
 
 def _value(tree: ast.expr, names: Mapping[str, Any]) -> Any:

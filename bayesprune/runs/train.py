@@ -278,22 +278,24 @@ def _check_takes(net: nn.Module, data: Data, recipe: Recipe) -> None:
     finally:
         for module, mode in modes:
             module.training = mode
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"net {recipe.net!r} returns a {type(output).__name__}, and a run needs one tensor: name a net that gives "
+            "its predictions alone"
+        )
     _check_targets(net, output, send_to_device(y, recipe.device), data, recipe)
 
 
 @torch.no_grad()
-def _check_targets(net: nn.Module, output: Any, y: Tensor, data: Data, recipe: Recipe) -> None:
+def _check_targets(net: nn.Module, output: Tensor, y: Tensor, data: Data, recipe: Recipe) -> None:
     """Raise ``ValueError`` where the targets are not such as the net's output can be judged by, one for an example."""
     bnet = BayesianNet(net, {})
     _model(bnet, data.classifies, data.size)
     likelihood = known_observation(bnet)
     try:
         taken = likelihood.take(output)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"net {recipe.net!r} returns a {type(output).__name__}, and a run needs one tensor, or logits by that "
-            f"name: name a net that gives its predictions alone ({_first_line(error)})"
-        ) from None
+    except ValueError as error:
+        raise ValueError(f"net {recipe.net!r}: {error}") from None
     what = (
         f"net {recipe.net!r} on data {recipe.data!r}: an output of shape {tuple(taken.shape)} and targets of shape "
         f"{tuple(y.shape)} do not fit"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from bayesprune._turns import in_turn
 from bayesprune.sparse import compact as compacting  # a lazy door: scipy and torch.export stand behind it
 from bayesprune.sparse.checks import check_net, check_variances
 from bayesprune.sparse.formats import Format
@@ -20,6 +21,7 @@ from bayesprune.sparse.surgery.masked import masked_copy
 __all__ = ["export"]
 
 
+@in_turn
 def export(
     net: nn.Module,
     means: Mapping[str, Tensor],

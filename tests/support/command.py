@@ -61,6 +61,16 @@ class Wrapped(nn.Module):
         self.fc, self.kind = nn.Linear(4, 3), kind
     def forward(self, x):
         y = self.fc(x)
+        if self.kind == "scalar":
+            return y.sum()
+        if self.kind == "nan":
+            return y * float("nan")
+        if self.kind == "raises":
+            raise RuntimeError("first line\\nsecond line")
+        if self.kind == "half":
+            return y[: len(y) // 2]
+        if self.kind == "list":
+            return [y]
         return {"dict": {"logits": y}, "tuple": (y, x), "none": None, "deep": y[:, None]}[self.kind]
 
 def onehot():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from bayesprune._turns import in_turn
 from bayesprune.sparse.checks import run_example
 from bayesprune.sparse.compact import attention, channels, moves, products  # noqa: F401  (their rules)
 from bayesprune.sparse.compact.atoms import distinct, varying
@@ -91,6 +92,7 @@ def _sides(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape)) or "1"
 
 
+@in_turn
 def compact(
     net: nn.Module,
     means: Mapping[str, Tensor],

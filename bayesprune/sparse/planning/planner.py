@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune._names import matching
+from bayesprune._turns import in_turn
 from bayesprune.sparse.formats import Dense, Format
 from bayesprune.sparse.formats.quantised import Bits, held_in
 from bayesprune.sparse.layers.composite import parts_of
@@ -145,7 +146,7 @@ def _timed_choice(
         warnings.warn(
             f"{name}: {forced} was asked for and is slower than dense: {seconds[best] * 1e6:.0f} µs against "
             f"{seconds['dense'] * 1e6:.0f} µs {choice.at}",
-            stacklevel=4,
+            stacklevel=5,
         )
     return choice
 
@@ -195,7 +196,7 @@ def _settled(
             warnings.warn(
                 f"{whole.kind}{where}, as a whole, is slower than dense with the formats asked for: "
                 f"{against(whole.packed, whole.dense)}",
-                stacklevel=4,
+                stacklevel=5,
             )
         for name, choice in inside.items():
             settled[name] = replace(choice, whole=whole)
@@ -260,12 +261,13 @@ def make_plan(
         hit = [choices[name] for name in forced_formats(masks, {glob: wanted})]
         if not wanted.is_dense and not any(choice.seconds for choice in hit):
             warnings.warn(
-                f"formats[{glob!r}]: no weight that it matches can run as {wanted}: {hit[0].reason}", stacklevel=3
+                f"formats[{glob!r}]: no weight that it matches can run as {wanted}: {hit[0].reason}", stacklevel=4
             )
     device = next((net.get_parameter(name).device for name in masks), torch.device("cpu"))
     return Plan(choices, named(device), torch.get_num_threads())
 
 
+@in_turn
 def plan(
     net: nn.Module,
     masks: Mapping[str, Tensor],

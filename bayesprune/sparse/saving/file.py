@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune._files import replace as replace_file
+from bayesprune._turns import in_turn
 from bayesprune.layout import layout_of
 from bayesprune.sparse.checks import all_finite
 from bayesprune.sparse.formats import SparseWeight
@@ -48,6 +49,7 @@ def nbytes(net: nn.Module, *, stored: bool = False) -> int:
     return sum(store(x).nbytes if stored else x.nbytes for x in unique)
 
 
+@in_turn
 def save(
     sparse: nn.Module,
     path: str | PathLike[str],
@@ -253,7 +255,7 @@ def _known_kernels(surgery: Surgery) -> Surgery:
     for path, layer in packed.items():
         if layer.kernel not in KERNELS:
             packed[path] = dataclasses.replace(layer, kernel="reference")
-            warnings.warn(f"{path}: no kernel {layer.kernel!r} here; 'reference' runs, and is slow", stacklevel=3)
+            warnings.warn(f"{path}: no kernel {layer.kernel!r} here; 'reference' runs, and is slow", stacklevel=4)
     return dataclasses.replace(surgery, packed=packed)
 
 
@@ -274,6 +276,7 @@ def _fill(net: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> 
         setattr(net.get_submodule(path), leaf, x)
 
 
+@in_turn
 def load(path: str | PathLike[str], net: nn.Module | None = None) -> nn.Module:
     """Read what :func:`save` wrote: a net in eval mode on the CPU with the same outputs, bit for bit.
 
