@@ -1,6 +1,5 @@
 """Compare a pruned net with the dense net and with magnitude pruning at the same sparsity."""
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesprune._copies import copied
 from bayesprune.evaluation.passes import steady
 from bayesprune.evaluation.prediction import draw_outputs, evaluating, known_observation, run_over
 from bayesprune.evaluation.scoring import Losses, Score, losses, score
@@ -149,7 +149,7 @@ def verify(
     """
     observation, loader = known_observation(bnet), steady(loader)
     device = next(iter(bnet.parameters())).device
-    dense = copy.deepcopy(bnet.net).to(device).eval()
+    dense = copied(bnet.net).to(device).eval()
     values = {**dict(dense.named_parameters()), **dict(dense.named_buffers())}
     state = bnet.state() if state is None else state
     means, variances = state.means, state.variances

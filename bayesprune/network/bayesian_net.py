@@ -22,6 +22,7 @@ from bayesprune.draws.gaussian import (
 from bayesprune.draws.local import DifferentiatedError, undifferentiated
 from bayesprune.draws.sites import DenseGradient, param_site
 from bayesprune.methods.base import Method, Posterior
+from bayesprune.network.borrowed import borrowed
 from bayesprune.network.extra import packed, unpacked
 from bayesprune.network.recompute import recomputing
 from bayesprune.network.rules import posteriors_of
@@ -156,18 +157,20 @@ class BayesianNet(nn.Module):
 
         @contextmanager
         def again() -> Iterator[None]:
-            with _in_mode(self.net, mode), sampling(how, again=True):
+            with borrowed(self.net, mode), sampling(how, again=True):
                 yield
 
         # without gradients there is no backward pass that could recompute
         recompute = recomputing(self.net, values, again) if torch.is_grad_enabled() else nullcontext()
-        borrowed = dict(values)
-        with _in_mode(self.net, mode), recompute:
-            result = functional_call(self.net, borrowed, args, kwargs)
+        given = dict(values)
+        with borrowed(self.net, mode) as appeared, recompute:
+            result = functional_call(self.net, given, args, kwargs)
         for name, buffer in list(self._rest.named_buffers()):
-            now = borrowed.get(name)
+            now = given.get(name)
             if values.get(name) is buffer and now is not buffer and isinstance(now, Tensor):
                 put(self._rest, name, now.detach())  # the forward reassigned it, as it would the net's own
+        for name, buffer in appeared.items():
+            put(self._rest, name, buffer.detach())
         return result
 
     def draw(self) -> dict[str, Tensor]:
@@ -279,17 +282,3 @@ def _check_runs(net: nn.Module) -> None:
         raise TypeError("net must be the nn.Module itself, not what TorchScript made of it")
     if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise TypeError(f"net must be the nn.Module itself, not {type(net).__name__} around it: give net.module")
-
-
-@contextmanager
-def _in_mode(net: nn.Module, training: bool) -> Iterator[None]:
-    """Run ``net`` in a mode and put every submodule's own mode back afterwards."""
-    modes = [(module, module.training) for module in net.modules()]
-    frozen = net.training  # in a training net, a submodule in eval mode was frozen on purpose
-    for module, mode in modes:
-        module.training = training and (mode or not frozen)
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -1,6 +1,8 @@
 """``export``: a net with its weights packed by a plan and what follows them fused."""
 
+import warnings
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -10,12 +12,13 @@ from bayesprune.sparse.formats import Format
 from bayesprune.sparse.formats.quantised import Bits
 from bayesprune.sparse.layers.conv import SparseConv2d, channels_last
 from bayesprune.sparse.layers.variances import carry_variances
-from bayesprune.sparse.planning.apply import apply
+from bayesprune.sparse.planning.compared import packed_and_compared
 from bayesprune.sparse.planning.plan import Plan
 from bayesprune.sparse.planning.planner import forced_formats, left_bits, left_formats, make_plan
-from bayesprune.sparse.surgery.composites import calls_on
 from bayesprune.sparse.surgery.fuse import fuse
 from bayesprune.sparse.surgery.masked import masked_copy
+from bayesprune.sparse.surgery.reference import Reference
+from bayesprune.sparse.surgery.strides import make_contiguous
 
 __all__ = ["export"]
 
@@ -86,6 +89,7 @@ def export(
         formats, bits = left_formats(formats, now, smaller.masks), left_bits(bits, now, smaller.masks)
         net, means, masks, variances = smaller.net, {}, smaller.masks, smaller.cut(variances or {})
     masked = masked_copy(net, means, masks)
+    again = partial(masked_copy, net, means, masks)
     if plan is not None and not isinstance(plan, Plan):
         raise ValueError(f"plan is what bayesprune.plan made, got {type(plan).__name__}")
     if plan is None:
@@ -94,13 +98,36 @@ def export(
         plan.check(masked, masks)
         forced = forced_formats(masks, formats)
         if forced:
-            again = make_plan(masked, {name: masks[name] for name in forced}, example, formats, cached)
-            plan = Plan({**plan.choices, **again.choices}, plan.device, plan.threads)
-    packed = [name for name, choice in plan.choices.items() if not choice.format.is_dense]
-    masked = apply(masked, plan.choices, masks, calls_on(masked, example, packed), variances)
-    whole = {name: x for name, x in (variances or {}).items() if name not in packed}
-    carry_variances(masked, whole)
-    fuse(masked, example)
-    if any(isinstance(module, SparseConv2d) for module in masked.modules()):
-        channels_last(masked)  # what packed convolutions hand on is so: others would turn it round, and it back
-    return masked
+            other = make_plan(masked, {name: masks[name] for name in forced}, example, formats, cached)
+            plan = Plan({**plan.choices, **other.choices}, plan.device, plan.threads)
+    if all(choice.format.is_dense for choice in plan.choices.values()):
+        carry_variances(masked, variances or {})
+        return masked
+    first = [masked]  # held by nothing else, so that it goes once it is packed
+    del masked
+    packed = packed_and_compared(lambda: first.pop() if first else again(), plan.choices, masks, example, variances)
+    made, reference = packed.net, packed.reference
+    carry_variances(made, {name: x for name, x in (variances or {}).items() if name not in packed.names})
+    fuse(made, example, reference)
+    _lay_out(made, reference, example)
+    if reference.unsteady:
+        warnings.warn(
+            f"two runs of the net itself differ on {' and '.join(dict.fromkeys(reference.unsteady))}, with the same "
+            "seed: what was packed could be compared in its shapes alone",
+            stacklevel=2,
+        )
+    return made
+
+
+def _lay_out(net: nn.Module, reference: Reference, example: object) -> None:
+    """Make the dense convolutions beside packed ones channels-last too, in place, where that changes no result.
+
+    What packed convolutions hand on is so: others would turn it round, and it back.
+    """
+    if not any(isinstance(module, SparseConv2d) for module in net.modules()):
+        return
+    channels_last(net)
+    if reference.why_not(net) is not None or reference.why_not_training(net) is not None:
+        channels_last(net, off=True)
+        if reference.why_not_training(net) is not None:
+            make_contiguous(net, reference.net, example, training=True)
