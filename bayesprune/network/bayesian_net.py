@@ -190,7 +190,7 @@ class BayesianNet(nn.Module):
     def state(self) -> PosteriorState:
         """The posterior as it is now, a snapshot: moments, energies and signal-to-noise ratios are computed once."""
         posteriors = self.posteriors
-        moments = {name: posterior.moments() for name, posterior in posteriors.items()}
+        moments = {name: posterior.effective_moments() for name, posterior in posteriors.items()}
         return PosteriorState(
             unpruned={n: (mean.clone(), var.clone()) for n, (mean, var) in moments.items()},
             grids={n: Grid(p.pattern, p.layout, p.kept.clone()) for n, p in posteriors.items()},
