@@ -10,6 +10,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayesprune._memory import check_memory
 from bayesprune.draws.gaussian import (
     Estimator,
     GaussianDraw,
@@ -65,6 +66,7 @@ class BayesianNet(nn.Module):
         if not isinstance(net, nn.Module):
             raise TypeError(f"BayesianNet needs an nn.Module, got {type(net).__name__}")
         _check_runs(net)
+        check_memory(net)
         if estimator not in get_args(Estimator):
             raise ValueError(f"estimator is one of {get_args(Estimator)}, got {estimator!r}")
         self._net = (net,)  # in a tuple: not a submodule, so that nothing here trains, moves or switches it

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from bayesprune._memory import check_memory
+
 __all__ = [
     "all_finite",
     "call",
@@ -51,11 +53,12 @@ def all_finite(x: Tensor) -> bool:
 
 
 def check_net(net: nn.Module) -> None:
-    """Raise ``ValueError`` unless ``net`` is a module whose parts can be exchanged."""
+    """Raise ``ValueError`` unless ``net`` is a module whose parts can be exchanged and whose tensors are their own."""
     if not isinstance(net, nn.Module):
         raise ValueError(f"net must be an nn.Module, got {type(net).__name__}")
     if isinstance(net, torch.jit.ScriptModule):
         raise ValueError("net must be the nn.Module itself, not what TorchScript made of it")
+    check_memory(net)
 
 
 def _check_names(
