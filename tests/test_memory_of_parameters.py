@@ -1,4 +1,4 @@
-"""Parameters that share memory: one that is tied is followed, views of a flat tensor are right, overlaps are refused."""
+"""Parameters that share memory: ties are followed, views of one tensor are right, overlaps refused."""
 
 import pytest
 import torch

@@ -105,11 +105,20 @@ def export(
         return masked
     first = [masked]  # held by nothing else, so that it goes once it is packed
     del masked
-    packed = packed_and_compared(lambda: first.pop() if first else again(), plan.choices, masks, example, variances)
+
+    def finish(net: nn.Module) -> None:
+        fuse(net, example, unchecked=True)
+        if any(isinstance(module, SparseConv2d) for module in net.modules()):
+            channels_last(net)
+
+    packed = packed_and_compared(
+        lambda: first.pop() if first else again(), plan.choices, masks, example, variances, finish
+    )
     made, reference = packed.net, packed.reference
     carry_variances(made, {name: x for name, x in (variances or {}).items() if name not in packed.names})
-    fuse(made, example, reference)
-    _lay_out(made, reference, example)
+    if not packed.finished:
+        fuse(made, example, reference)
+        _lay_out(made, reference, example)
     if reference.unsteady:
         warnings.warn(
             f"two runs of the net itself differ on {' and '.join(dict.fromkeys(reference.unsteady))}, with the same "

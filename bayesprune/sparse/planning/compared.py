@@ -31,12 +31,14 @@ class Packed:
         names: the weights that are packed in it.
         reference: the dense net with its results: of weights that are held in integers, with their rounded values.
         why_not: why the two do not compute the same; None where they do.
+        finished: whether what was to be done to the net as well is done, and compared.
     """
 
     net: nn.Module
     names: Sequence[str]
     reference: Reference
     why_not: str | None
+    finished: bool = False
 
 
 def packed_and_compared(
@@ -45,6 +47,7 @@ def packed_and_compared(
     masks: Mapping[str, Tensor],
     example: object,
     variances: Mapping[str, Tensor] | None = None,
+    finish: Callable[[nn.Module], None] | None = None,
 ) -> Packed:
     """The net with the weights packed that ``choices`` have packed and that leave its results as they are.
 
@@ -54,28 +57,37 @@ def packed_and_compared(
         masks: bool, True where a weight stays.
         example: an input batch, or a tuple or dict of arguments.
         variances: how uncertain weights are that are rounded to integers.
+        finish: what else is done to the packed net, in place. Where that alters no result all is compared at once; else
+            it is left to the caller.
 
     Warns:
         UserWarning: weights that stay masked dense, with what differed.
     """
     packed = [name for name, choice in choices.items() if not choice.format.is_dense]
 
-    def attempt(names: Sequence[str]) -> Packed:
+    def attempt(names: Sequence[str], finish: Callable[[nn.Module], None] | None = None) -> Packed:
         dense = masked()
         twin = copied(dense, {x: _alias(x) for x in (*dense.parameters(), *dense.buffers())})
         chosen = {name: choices[name] for name in names}
         net = apply(dense, chosen, masks, calls_on(dense, example, names), variances)
         _round(twin, net, names)
         reference = Reference.of(twin, example)
+        if finish is not None:
+            try:
+                finish(net)
+            except Exception as error:  # as raised by a forward of the user's, which is found out below
+                return Packed(net, names, reference, str(error))
+            return Packed(net, names, reference, reference.why_not(net) or reference.why_not_training(net), True)
         why = reference.why_not(net)
         if why is not None and make_contiguous(net, twin, example):
             why = reference.why_not(net)
         return Packed(net, names, reference, why)
 
-    whole = attempt(packed)
-    if whole.why_not is None:
-        return whole
-    del whole
+    for last in (finish, None) if finish is not None else (None,):
+        whole = attempt(packed, last)
+        if whole.why_not is None:
+            return whole
+        del whole
     refused: dict[str, str] = {}
 
     def grown(kept: list[str], names: list[str]) -> list[str]:
@@ -93,12 +105,12 @@ def packed_and_compared(
         return grown(grown(kept, names[:half]), names[half:])
 
     kept = grown([], packed)
-    last = attempt(kept)
-    if last.why_not is not None:
-        raise ValueError(f"the net cannot be exported: even without packed weights, {last.why_not}")
+    found = attempt(kept)
+    if found.why_not is not None:
+        raise ValueError(f"the net cannot be exported: even without packed weights, {found.why_not}")
     told = "; ".join(f"{name!r}: {why}" for name, why in refused.items())
     warnings.warn(f"these stay masked dense, for packed the net is another: {told}", stacklevel=3)
-    return last
+    return found
 
 
 def _alias(x: Tensor) -> Tensor:

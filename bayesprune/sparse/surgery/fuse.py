@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -106,7 +106,7 @@ def followings(net: nn.Module, layers: Mapping[str, str], example: object) -> di
     return found
 
 
-def fuse(net: nn.Module, example: object, reference: Reference | None = None) -> list[str]:
+def fuse(net: nn.Module, example: object, reference: Reference | None = None, *, unchecked: bool = False) -> list[str]:
     """Work what follows each packed layer out in it, in place: batch normalisation, and then an activation.
 
     Where the layer's result goes nowhere else, as the net's trace tells; an ``nn.Identity`` takes each one's place. A
@@ -117,6 +117,7 @@ def fuse(net: nn.Module, example: object, reference: Reference | None = None) ->
         net: in eval mode, with packed layers.
         example: an input batch, or a tuple or dict of arguments.
         reference: what the net is to compute; by default what it computes now.
+        unchecked: compare nothing, for a caller that does.
 
     Returns:
         The paths where an ``nn.Identity`` stands now.
@@ -126,6 +127,9 @@ def fuse(net: nn.Module, example: object, reference: Reference | None = None) ->
     found = {path: following for path, following in all_of_them.items() if following.paths}
     if not found:
         return []
+    if unchecked:
+        _work_in(net, found)
+        return [at for following in found.values() for at in following.paths]
     reference = Reference.of(shell(net), example) if reference is None else reference
     if _try(net, found, reference) is None:
         return [at for following in found.values() for at in following.paths]
@@ -142,6 +146,15 @@ def fuse(net: nn.Module, example: object, reference: Reference | None = None) ->
 
 def _try(net: nn.Module, found: Mapping[str, Following], reference: Reference) -> str | None:
     """Work ``found`` out in place; where results are others then, put all back and say why."""
+    put_back = _work_in(net, found)
+    why = reference.why_not(net)
+    if why is not None:
+        put_back()
+    return why
+
+
+def _work_in(net: nn.Module, found: Mapping[str, Following]) -> Callable[[], None]:
+    """Work ``found`` out in place; returns what puts all back."""
     before: list[tuple[SparseLinear, dict[str, nn.Parameter | None], dict[str, Tensor | None], Tensor | None]] = []
     gone = {at: net.get_submodule(at) for following in found.values() for at in following.paths}
     for path, following in found.items():
@@ -155,15 +168,16 @@ def _try(net: nn.Module, found: Mapping[str, Following], reference: Reference) -
         layer.activation = following.activation
     for at in gone:
         replace_by_identity(net, at)
-    why = reference.why_not(net)
-    if why is not None:
+
+    def put_back() -> None:
         for layer, parameters, buffers, scale in before:
             layer.activation, layer.output_scale = "", scale
             layer._parameters.update(parameters)
             layer._buffers.update(buffers)
         for at, module in gone.items():
             put(net, at, module)
-    return why
+
+    return put_back
 
 
 def identities_in(net: nn.Module) -> list[str]:
