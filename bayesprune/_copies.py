@@ -1,17 +1,20 @@
 """Copies of nets: what a hook computes before each call is no leaf, and torch's deepcopy refuses it."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from threading import get_ident
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["computed", "copied", "recompute"]
+__all__ = ["computed", "copied", "on_its_own", "recompute"]
 
 
 def computed(module: nn.Module) -> dict[str, Tensor]:
@@ -61,6 +64,33 @@ def copied(net: nn.Module, instead: Mapping[Tensor, Tensor] = MappingProxyType({
         raise ValueError(
             f"the net cannot be copied: {path or 'the net itself'} ({kind}) holds what deepcopy refuses: {error}"
         ) from error
+
+
+@contextmanager
+def on_its_own(net: nn.Module) -> Iterator[None]:
+    """Within, copies of ``net`` run; where one of them has called a module of ``net`` itself, that is refused.
+
+    A function that a net holds, with the net in its closure, is not copied: it goes on calling the net it was made in.
+
+    Raises:
+        ValueError: at the end of the block; the module is named.
+    """
+    paths, called, thread = {id(module): path for path, module in net.named_modules()}, list[str](), get_ident()
+
+    def note(module: nn.Module, _args: object) -> None:
+        if id(module) in paths and get_ident() == thread:
+            called.append(paths[id(module)])
+
+    handle = register_module_forward_pre_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
+    if called:
+        raise ValueError(
+            f"a copy of the net calls {called[0] or 'the net'!r} of the net itself, and would compute with it: "
+            "a function that the net holds has the net in its closure; make it a method"
+        )
 
 
 def _uncopied(net: nn.Module, memo: dict[int, object]) -> tuple[str, str]:

@@ -173,3 +173,53 @@ def test_a_net_that_no_copy_can_be_made_of_is_refused_with_its_module_named():
     net = nn.Sequential(nn.Linear(8, 8), nn.Sequential(Locked(8, 3)))
     with pytest.raises(ValueError, match=r"the net cannot be copied: 1.0 \(Locked\) holds .* a lock cannot be copied"):
         bp.export(net, {}, {}, example=X)
+
+
+class Closure(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 3)
+        self.steps = [lambda x: self.fc(x)]
+
+    def forward(self, x):
+        return self.steps[0](x)
+
+
+@pytest.mark.parametrize("door", [bp.export, bp.compact], ids=lambda door: door.__name__)
+def test_a_copy_that_goes_on_calling_the_net_is_refused(door):
+    """The copy's ``steps`` hold the net they were made in: it would compute with the net's weights, not the masked."""
+    net, masks = Closure(), {"fc.weight": torch.eye(3, 8).bool()}
+    with pytest.raises(ValueError, match="a copy of the net calls 'fc' of the net itself"):
+        door(net, {}, masks, example=X)
+    assert torch.equal(net(X), net.fc(X))
+
+
+class Method(Closure):
+    def __init__(self):
+        super().__init__()
+        self.steps = [self.step, self.fc.forward]
+
+    def step(self, x):
+        return self.fc(x)
+
+
+def test_a_method_is_copied_with_its_net():
+    net, masks = Method(), {"fc.weight": torch.eye(3, 8).bool()}
+    torch.testing.assert_close(
+        bp.export(net, {}, masks, example=X)(X), X @ (net.fc.weight * masks["fc.weight"]).T + net.fc.bias
+    )
+
+
+def test_a_buffer_that_a_forward_made_real_is_exported_as_it_is():
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 3)
+            self.register_buffer("n", torch.zeros((), dtype=torch.long))
+
+        def forward(self, x):
+            self.n = self.n + 0.5
+            return self.fc(x)
+
+    sparse = bp.export(Halves(), {"n": torch.tensor(2.5)}, {}, example=X)
+    assert sparse.n.item() >= 2.5

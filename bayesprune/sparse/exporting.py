@@ -6,8 +6,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from bayesprune._copies import on_its_own
 from bayesprune.sparse import compact as compacting  # a lazy door: scipy and torch.export stand behind it
-from bayesprune.sparse.checks import check_net, check_variances
+from bayesprune.sparse.checks import check_net, check_variances, run_example
 from bayesprune.sparse.formats import Format
 from bayesprune.sparse.formats.quantised import Bits
 from bayesprune.sparse.layers.conv import SparseConv2d, channels_last
@@ -46,6 +47,11 @@ def export(
     fine-tuning such a weight fills its zeros again. What becomes of NaN and infinity in an input is in
     docs/kernels.md.
 
+    The packed net is then held against the masked dense one, which runs beside it on the example, on noise of its shape
+    and on another batch size, as far as it takes these, with the same random draws; in eval mode. Weights that make its
+    results others stay masked dense, with a warning: a forward may ask for a layer's class, which a packed one has not.
+    That costs about three forward passes of the dense net, and what it takes to compile kernels for another batch size.
+
     Args:
         net: the dense net; it is copied and not touched.
         means: values of parameters and buffers by their names; what is missing comes from ``net``.
@@ -65,7 +71,12 @@ def export(
 
     Raises:
         ValueError: masks, means, variances, bits, example or plan that do not fit the net; a plan together with
-            ``compact`` or ``bits``; a net that ``compact`` cannot follow.
+            ``compact`` or ``bits``; a net that ``compact`` cannot follow, that cannot be copied, or whose parameters
+            overlap in memory.
+
+    Warns:
+        UserWarning: a weight stays masked dense, or an activation where it is, for the results would be others; a net
+            that gives other results from run to run, with the same seed, which cannot be compared.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -92,28 +103,23 @@ def export(
     again = partial(masked_copy, net, means, masks)
     if plan is not None and not isinstance(plan, Plan):
         raise ValueError(f"plan is what bayesprune.plan made, got {type(plan).__name__}")
-    if plan is None:
-        plan = make_plan(masked, masks, example, formats, cached, bits)
-    else:
-        plan.check(masked, masks)
-        forced = forced_formats(masks, formats)
-        if forced:
-            other = make_plan(masked, {name: masks[name] for name in forced}, example, formats, cached)
-            plan = Plan({**plan.choices, **other.choices}, plan.device, plan.threads)
-    if all(choice.format.is_dense for choice in plan.choices.values()):
-        carry_variances(masked, variances or {})
-        return masked
-    first = [masked]  # held by nothing else, so that it goes once it is packed
-    del masked
+    with on_its_own(net):
+        plan = _planned(masked, masks, example, plan, formats, cached, bits)
+        if all(choice.format.is_dense for choice in plan.choices.values()):
+            run_example(masked, example)
+            carry_variances(masked, variances or {})
+            return masked
+        first = [masked]  # held by nothing else, so that it goes once it is packed
+        del masked
 
-    def finish(net: nn.Module) -> None:
-        fuse(net, example, unchecked=True)
-        if any(isinstance(module, SparseConv2d) for module in net.modules()):
-            channels_last(net)
+        def finish(net: nn.Module) -> None:
+            fuse(net, example, unchecked=True)
+            if any(isinstance(module, SparseConv2d) for module in net.modules()):
+                channels_last(net)
 
-    packed = packed_and_compared(
-        lambda: first.pop() if first else again(), plan.choices, masks, example, variances, finish
-    )
+        packed = packed_and_compared(
+            lambda: first.pop() if first else again(), plan.choices, masks, example, variances, finish
+        )
     made, reference = packed.net, packed.reference
     carry_variances(made, {name: x for name, x in (variances or {}).items() if name not in packed.names})
     if not packed.finished:
@@ -126,6 +132,26 @@ def export(
             stacklevel=2,
         )
     return made
+
+
+def _planned(
+    masked: nn.Module,
+    masks: Mapping[str, Tensor],
+    example: object,
+    plan: Plan | None,
+    formats: Mapping[str, Format] | None,
+    cached: bool,
+    bits: Bits,
+) -> Plan:
+    """The plan that was given, with what ``formats`` ask for; or one that is made."""
+    if plan is None:
+        return make_plan(masked, masks, example, formats, cached, bits)
+    plan.check(masked, masks)
+    forced = forced_formats(masks, formats)
+    if not forced:
+        return plan
+    other = make_plan(masked, {name: masks[name] for name in forced}, example, formats, cached)
+    return Plan({**plan.choices, **other.choices}, plan.device, plan.threads)
 
 
 def _lay_out(net: nn.Module, reference: Reference, example: object) -> None:

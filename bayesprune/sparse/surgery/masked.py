@@ -21,7 +21,8 @@ def masked_copy(net: nn.Module, means: Mapping[str, Tensor], masks: Mapping[str,
     targets |= dict(masked.named_buffers(remove_duplicate=False))
     with torch.no_grad():
         for name, mean in means.items():
-            if is_unset(masked, name):
+            became_real = name in targets and mean.is_floating_point() and not targets[name].is_floating_point()
+            if became_real or is_unset(masked, name):  # a forward made it so
                 path, _, leaf = name.rpartition(".")
                 masked.get_submodule(path)._buffers[leaf] = mean.detach().clone()
             else:
