@@ -137,6 +137,10 @@ class Posterior(nn.Module, ABC):
         """Which entries of the weight are not pruned: bool, of the weight's shape."""
         return self.pattern.expand(self.kept, self.layout)
 
+    def release(self) -> None:
+        """Fix nothing any more: what was fixed is trained after all."""
+        self.fixed = self._free_groups = self._fixed_values = None
+
     def counted(self) -> Tensor:
         """Which entries have a posterior, being neither pruned nor fixed: bool, of the weight's shape."""
         return self.entries() if self.fixed is None else self.entries() & ~self.fixed

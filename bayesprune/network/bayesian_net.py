@@ -1,7 +1,7 @@
 """A net with a posterior over its weights."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, get_args
 
@@ -25,6 +25,7 @@ from bayesprune.draws.sites import DenseGradient, param_site
 from bayesprune.methods.base import Method, Posterior
 from bayesprune.network.borrowed import borrowed
 from bayesprune.network.extra import packed, unpacked
+from bayesprune.network.padding import ReadElsewhere
 from bayesprune.network.recompute import recomputing
 from bayesprune.network.rules import posteriors_of
 from bayesprune.network.state import Grid, PosteriorState
@@ -88,6 +89,9 @@ class BayesianNet(nn.Module):
         )
         self._uses: dict[str, int] = {}  # how often each draw was used in the first forward pass
         self._sampled: tuple[str, ...] = ()
+        # whose padding rows keep their value, until the first pass has shown that nothing else reads them; the others
+        self._padded = tuple(name for name, (_, posterior) in found.items() if posterior.fixed is not None)
+        self._unpadded: tuple[str, ...] = ()
 
     @property
     def net(self) -> nn.Module:
@@ -111,12 +115,16 @@ class BayesianNet(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """How each weight was used, which decides how it is sampled: part of a ``state_dict``, as bytes."""
-        return packed({"uses": self._uses, "sampled": list(self._sampled)})
+        return packed({"uses": self._uses, "sampled": list(self._sampled), "unpadded": list(self._unpadded)})
 
     def set_extra_state(self, state: Tensor) -> None:
         """From a ``state_dict``."""
         found = unpacked(state)
         self._uses, self._sampled = dict(found["uses"]), tuple(found["sampled"])
+        self._unpadded = tuple(found.get("unpadded", ()))
+        for name in self._unpadded:
+            self.posteriors[name].release()
+        self._padded = tuple(name for name in self._padded if name not in self._unpadded)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Takes a ``state_dict`` of a version without extra state too: uses are then counted afresh."""
@@ -165,8 +173,13 @@ class BayesianNet(nn.Module):
         # without gradients there is no backward pass that could recompute
         recompute = recomputing(self.net, values, again) if torch.is_grad_enabled() else nullcontext()
         given = dict(values)
-        with borrowed(self.net, mode) as appeared, recompute:
+        padded = {name: values[name] for name in self._padded if name in values}
+        reading = ReadElsewhere(padded) if padded else None
+        with borrowed(self.net, mode) as appeared, recompute, reading or nullcontext():
             result = functional_call(self.net, given, args, kwargs)
+        if reading is not None:
+            self._release(reading.names)
+            self._padded = ()
         for name, buffer in list(self._rest.named_buffers()):
             now = given.get(name)
             if values.get(name) is buffer and now is not buffer and isinstance(now, Tensor):
@@ -174,6 +187,17 @@ class BayesianNet(nn.Module):
         for name, buffer in appeared.items():
             put(self._rest, name, buffer.detach())
         return result
+
+    def _release(self, names: Iterable[str]) -> None:
+        """The padding rows of the weights ``names``, which are read elsewhere and trained there, get a posterior."""
+        for name in sorted(names):
+            self.posteriors[name].release()
+            self._unpadded += (name,)
+            warnings.warn(
+                f"the forward reads {name!r} elsewhere than in its embedding: its padding row is trained there and has "
+                "a posterior as the others have",
+                stacklevel=3,
+            )
 
     def draw(self) -> dict[str, Tensor]:
         """One joint draw from the posterior, pruned: every parameter and buffer by its name, for :meth:`run`."""

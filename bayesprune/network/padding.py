@@ -1,9 +1,17 @@
 """Padding rows of embeddings: entries of a weight that no gradient reaches."""
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable, Mapping
+from typing import Any
 
-__all__ = ["padding_of"]
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from bayesprune.draws.gaussian import METADATA
+
+__all__ = ["ReadElsewhere", "padding_of"]
 
 
 def padding_of(net: nn.Module, name: str) -> Tensor | None:
@@ -29,3 +37,32 @@ def padding_of(net: nn.Module, name: str) -> Tensor | None:
     return (
         padding if int(padding.sum()) == 1 else None
     )  # tied to one that pads with another row, each trains the other's
+
+
+class ReadElsewhere(TorchFunctionMode):
+    """Within, find weights that something else than an embedding reads, such as ``F.linear(h, self.embed.weight)``.
+
+    Args:
+        weights: what the net runs on in the place of each weight, by its name.
+
+    >>> weight = torch.ones(3, 2)
+    >>> with ReadElsewhere({"embed.weight": weight}) as reading:
+    ...     h = F.embedding(torch.tensor([0]), weight)
+    ...     before = set(reading.names)
+    ...     out = h @ weight.T
+    >>> before, reading.names
+    (set(), {'embed.weight'})
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self._weights = {id(x): name for name, x in weights.items()}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func not in (F.embedding, F.embedding_bag) and func not in METADATA:
+            leaves = tree_leaves((args, kwargs or {}))
+            self.names.update(self._weights[id(x)] for x in leaves if id(x) in self._weights)
+        return func(*args, **(kwargs or {}))

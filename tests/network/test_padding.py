@@ -1,5 +1,7 @@
 """The padding row of an embedding keeps its value: no noise, no KL, no gradient, at every door."""
 
+import warnings
+
 import pyro
 import pytest
 import torch
@@ -136,6 +138,51 @@ def test_a_row_that_is_trained_elsewhere_is_none(net, name):
     assert padding_of(net, name) is None
     bnet = bp.BayesianNet(net, {name: bp.Gaussian()})
     assert bool((bnet.variances()[name] > 0).all())
+
+
+class ReadsIt(nn.Module):
+    """A language model whose output layer is the embedding, without a module of its own."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.embed, self.fc = nn.Embedding(10, 8, padding_idx=0), nn.Linear(8, 8)
+
+    def forward(self, x):
+        h = self.fc(self.embed(x).sum(1))
+        return self.how(h, self.embed.weight)
+
+
+READS = {
+    "linear": torch.nn.functional.linear,
+    "matmul": lambda h, w: h @ w.T,
+    "by index": lambda h, w: h @ w[torch.arange(10)].T,
+    "einsum": lambda h, w: torch.einsum("nd,vd->nv", h, w),
+}
+
+
+@pytest.mark.parametrize("method", ["Gaussian", "Deterministic", "GroupVD, rows"])
+@pytest.mark.parametrize("how", READS)
+def test_a_row_that_the_forward_reads_elsewhere_is_trained_there(how, method):
+    net, x, y = ReadsIt(READS[how]), torch.randint(0, 10, (16, 4)), torch.randint(0, 10, (16,))
+    bnet = bp.BayesianNet(net, {"embed.weight": METHODS[method]})
+    with pytest.warns(UserWarning, match="reads 'embed.weight' elsewhere"):
+        bp.fit(bp.classify(bnet, 16), bnet.guide, [(x, y)], epochs=3, lr=0.1, seed=0, progress=False)
+    assert bool(bnet.means()["embed.weight"][0].any())
+    if method == "Gaussian":
+        assert bool((bnet.variances()["embed.weight"][0] > 0).all())
+    other = bp.BayesianNet(net, {"embed.weight": METHODS[method]})
+    other.load_state_dict(bnet.state_dict())
+    assert torch.equal(other.means()["embed.weight"], bnet.means()["embed.weight"])
+
+
+def test_what_asks_for_the_shape_reads_nothing():
+    net = ReadsIt(lambda h, w: h[:, : w.shape[0]] + w.size(1) * float(w.requires_grad))
+    bnet = bp.BayesianNet(net, {"embed.weight": bp.Gaussian()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bnet(torch.randint(0, 10, (16, 4)))
+    assert bnet.posteriors["embed.weight"].fixed is not None
 
 
 def test_two_embeddings_that_pad_with_one_row():
