@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from bayesprune.draws.local import COMPOSITE, LOCAL, AddNoise, flipout, local
 
-__all__ = ["Estimator", "GaussianDraw", "SecondUseError", "plain", "sampling"]
+__all__ = ["METADATA", "Estimator", "GaussianDraw", "SecondUseError", "plain", "sampling"]
 
 Estimator = Literal["local", "weight", "flipout"]
 
@@ -113,7 +113,7 @@ class GaussianDraw(Tensor):
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _METADATA:
+        if func in METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         if func in COMPOSITE:
@@ -276,7 +276,7 @@ _AFFINE: dict[Any, _Rule] = {
     **dict.fromkeys(_SHIFTED, _elementwise(0)),
 }
 
-_METADATA: frozenset[Any] = frozenset(
+METADATA: frozenset[Any] = frozenset(
     (
         *(_T.shape.__get__, _T.dtype.__get__, _T.device.__get__, _T.ndim.__get__, _T.layout.__get__),  # type: ignore[attr-defined]
         *(_T.requires_grad.__get__, _T.is_leaf.__get__, _T.is_cuda.__get__, _T.is_sparse.__get__),  # type: ignore[attr-defined]

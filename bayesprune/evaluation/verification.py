@@ -1,6 +1,5 @@
 """Compare a pruned net with the dense net and with magnitude pruning at the same sparsity."""
 
-import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from bayesprune._copies import copied
 from bayesprune.evaluation.passes import steady
 from bayesprune.evaluation.prediction import draw_outputs, evaluating, known_observation, run_over
 from bayesprune.evaluation.scoring import Losses, Score, losses, score, summary
@@ -157,7 +157,7 @@ def verify(
     """
     observation, loader = known_observation(bnet), steady(loader)
     device = next(iter(bnet.parameters())).device
-    dense = copy.deepcopy(bnet.net).to(device).eval()
+    dense = copied(bnet.net).to(device).eval()
     values = {**dict(dense.named_parameters()), **dict(dense.named_buffers())}
     state = bnet.state() if state is None else state
     means, variances = state.means, state.variances

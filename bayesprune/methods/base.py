@@ -35,6 +35,8 @@ class Posterior(nn.Module, ABC):
     Attributes:
         kept: bool, of the grid's shape. A group that is pruned has no log-probability and no KL, its effective weight
             is 0, and no gradient reaches it.
+        fixed: bool that broadcasts to the weight, or None: entries that keep their value, without log-probability, KL
+            and gradient.
         per_entry, per_group: the names of the parameters that have a number for each entry, or for each group: what an
             optimiser remembers of them is forgotten where they are pruned.
         lr_multipliers: parameter name → factor on the learning rate, the method's recipe.
@@ -44,6 +46,9 @@ class Posterior(nn.Module, ABC):
     per_entry: ClassVar[frozenset[str]] = frozenset()
     per_group: ClassVar[frozenset[str]] = frozenset()
     kept: Tensor
+    fixed: Tensor | None
+    _free_groups: Tensor | None
+    _fixed_values: Tensor | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -54,6 +59,14 @@ class Posterior(nn.Module, ABC):
         self.name, self.pattern, self.layout = weight.name, weight.pattern, weight.layout
         self.register_buffer("kept", torch.ones(weight.grid, dtype=torch.bool, device=weight.tensor.device))
         self._looked: tuple[Tensor, int, bool] | None = None
+        fixed, groups, values = weight.fixed, None, None
+        if fixed is not None:
+            free = (~fixed).expand(self.layout.shape)
+            groups = self.pattern.pool(free.to(weight.tensor.dtype), self.layout) > 0
+            values = torch.where(free, 0, weight.tensor) if bool(weight.tensor[~free].any()) else None
+        self.register_buffer("fixed", fixed, persistent=False)
+        self.register_buffer("_free_groups", groups, persistent=False)
+        self.register_buffer("_fixed_values", values, persistent=False)
 
     @abstractmethod
     def prior(self) -> Tensor:
@@ -82,15 +95,15 @@ class Posterior(nn.Module, ABC):
     def sample(self, fn: TorchDistributionMixin, leaf: str = "") -> Tensor:
         """A sample site called ``<weight's name>`` or ``<weight's name>.<leaf>``, independent over its batch shape.
 
-        What is pruned is masked, when the site has the shape of the weight or of the grid of groups.
+        What is pruned or fixed is masked, when the site has the shape of the weight or of the grid of groups.
         """
         name = f"{self.name}.{leaf}" if leaf else self.name
-        if not self.whole:
+        if not self.whole or self.fixed is not None:
             shape, entries, groups = tuple(fn.batch_shape), self.layout.shape, tuple(self.kept.shape)
             if shape == groups and (leaf or groups != entries):  # the weight's own site is entry by entry
-                fn = fn.mask(self.kept)
+                fn = fn.mask(self.kept if self._free_groups is None else self.kept & self._free_groups)
             elif shape == entries:
-                fn = fn.mask(self.entries())
+                fn = fn.mask(self.counted())
         return pyro.sample(name, fn.to_event(len(fn.batch_shape)))
 
     def clamp_(self, leaf: str, low: float, high: float) -> None:
@@ -124,9 +137,28 @@ class Posterior(nn.Module, ABC):
         """Which entries of the weight are not pruned: bool, of the weight's shape."""
         return self.pattern.expand(self.kept, self.layout)
 
+    def release(self) -> None:
+        """Fix nothing any more: what was fixed is trained after all."""
+        self.fixed = self._free_groups = self._fixed_values = None
+
+    def counted(self) -> Tensor:
+        """Which entries have a posterior, being neither pruned nor fixed: bool, of the weight's shape."""
+        return self.entries() if self.fixed is None else self.entries() & ~self.fixed
+
+    def effective_moments(self) -> tuple[Tensor, Tensor]:
+        """:meth:`moments`, of what is fixed its value and 0."""
+        mean, variance = self.moments()
+        if self.fixed is None:
+            return mean, variance
+        values = torch.zeros_like(mean) if self._fixed_values is None else self._fixed_values
+        return torch.where(self.fixed, values, mean), torch.where(self.fixed, 0, variance)
+
     def effective(self) -> Tensor:
-        """The weight that the net sees: :meth:`prior`'s, with what is pruned at 0."""
+        """The weight that the net sees: :meth:`prior`'s, with what is pruned at 0 and what is fixed at its value."""
         weight = self.prior()
+        if self.fixed is not None:
+            weight = weight * (~self.fixed).to(weight.dtype)
+            weight = weight if self._fixed_values is None else weight + self._fixed_values
         if self.whole:
             return weight
         return weight * self.entries().to(weight.dtype)

@@ -84,5 +84,5 @@ class _GaussianPosterior(MeanField):
         if isinstance(prior, TwoScales):
             return self.sample(ScaleMixture(shape, prior.wide, prior.narrow, prior.fraction, like=self.loc))
         zero = self.loc.new_zeros(())
-        s = shared(self.second_moment(), self.entries()).sqrt() if prior is None else zero + prior
+        s = shared(self.second_moment(), self.counted()).sqrt() if prior is None else zero + prior
         return self.sample(dist.Normal(zero, s, validate_args=False).expand(shape))

@@ -147,7 +147,7 @@ class _GaussianHardConcretePosterior(_HardConcretePosterior):
 
     def _slab_prior(self) -> Tensor:
         zero, s = self.loc.new_zeros(()), self.method.slab
-        best = shared(self.loc.square() + self._slab_variance(), self.entries()).sqrt() if s is None else zero + s
+        best = shared(self.loc.square() + self._slab_variance(), self.counted()).sqrt() if s is None else zero + s
         return self.sample(dist.Normal(zero, best, validate_args=False).expand(self.loc.shape))
 
     def _slab_variance(self) -> Tensor:

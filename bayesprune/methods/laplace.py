@@ -62,5 +62,5 @@ class _LaplacePosterior(MeanField):
     def prior(self) -> Tensor:
         zero = self.loc.new_zeros(())
         prior = self.method.prior
-        b = shared(mean_size(self.loc, self.log_scale.exp()), self.entries()) if prior is None else zero + prior
+        b = shared(mean_size(self.loc, self.log_scale.exp()), self.counted()) if prior is None else zero + prior
         return self.sample(dist.Laplace(zero, b, validate_args=False).expand(self.loc.shape))

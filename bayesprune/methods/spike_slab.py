@@ -120,7 +120,7 @@ class _SpikeSlabPosterior(Posterior):
     def _slab(self, share: Tensor) -> Tensor:
         if self.method.slab is not None:
             return share.new_tensor(self.method.slab)
-        return shared(self.loc.square() + (2 * self.log_scale).exp(), share * self.entries()).sqrt()
+        return shared(self.loc.square() + (2 * self.log_scale).exp(), share * self.counted()).sqrt()
 
     def _share(self, logit: Tensor) -> Tensor:
         return self.pattern.expand(logit.sigmoid(), self.layout)

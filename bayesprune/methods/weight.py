@@ -20,6 +20,8 @@ class Weight:
         tensor: the (trained) value, floating point, of any shape. Detached; never written to.
         pattern: the groups.
         layout: the roles of the axes; by default the first counts outputs and the second inputs.
+        fixed: bool, such that it broadcasts to the tensor: entries that keep their value, for no gradient reaches them,
+            such as the padding row of an embedding.
 
     Raises:
         PatternError: the pattern does not fit the tensor.
@@ -34,6 +36,7 @@ class Weight:
     tensor: Tensor
     pattern: Pattern
     layout: Layout = None  # type: ignore[assignment]  # the default is made of the shape
+    fixed: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not self.tensor.is_floating_point():

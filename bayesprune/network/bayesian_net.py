@@ -1,7 +1,7 @@
 """A net with a posterior over its weights."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, get_args
 
@@ -10,6 +10,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayesprune._memory import check_memory
 from bayesprune._turns import in_turn
 from bayesprune.draws.gaussian import (
     Estimator,
@@ -24,7 +25,9 @@ from bayesprune.draws.local import DifferentiatedError, undifferentiated
 from bayesprune.draws.sites import DenseGradient, param_site
 from bayesprune.likelihoods.base import Likelihood
 from bayesprune.methods.base import Method, Posterior
+from bayesprune.network.borrowed import borrowed
 from bayesprune.network.extra import packed, unpacked
+from bayesprune.network.padding import ReadElsewhere
 from bayesprune.network.recompute import recomputing
 from bayesprune.network.rules import posteriors_of
 from bayesprune.network.state import Grid, PosteriorState
@@ -72,6 +75,7 @@ class BayesianNet(nn.Module):
         if not isinstance(net, nn.Module):
             raise TypeError(f"BayesianNet needs an nn.Module, got {type(net).__name__}")
         _check_runs(net)
+        check_memory(net)
         if estimator not in get_args(Estimator):
             raise ValueError(f"estimator is one of {get_args(Estimator)}, got {estimator!r}")
         self._net = (net,)  # in a tuple: not a submodule, so that nothing here trains, moves or switches it
@@ -94,6 +98,9 @@ class BayesianNet(nn.Module):
         self._uses: dict[str, int] = {}  # how often each draw was used in the first forward pass
         self._sampled: tuple[str, ...] = ()
         self.epochs = 0
+        # whose padding rows keep their value, until the first pass has shown that nothing else reads them; the others
+        self._padded = tuple(name for name, (_, posterior) in found.items() if posterior.fixed is not None)
+        self._unpadded: tuple[str, ...] = ()
 
     @property
     def net(self) -> nn.Module:
@@ -117,13 +124,18 @@ class BayesianNet(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """``epochs``, and how each weight was used, which decides how it is sampled: in a ``state_dict``, as bytes."""
-        return packed({"uses": self._uses, "sampled": list(self._sampled), "epochs": self.epochs})
+        found = {"uses": self._uses, "sampled": list(self._sampled), "unpadded": list(self._unpadded)}
+        return packed({**found, "epochs": self.epochs})
 
     def set_extra_state(self, state: Tensor) -> None:
         """From a ``state_dict``."""
         found = unpacked(state)
         self._uses, self._sampled = dict(found["uses"]), tuple(found["sampled"])
         self.epochs = int(found.get("epochs", 0))  # a state of an earlier version has none
+        self._unpadded = tuple(found.get("unpadded", ()))
+        for name in self._unpadded:
+            self.posteriors[name].release()
+        self._padded = tuple(name for name in self._padded if name not in self._unpadded)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Takes a ``state_dict`` of a version without extra state too: uses are then counted afresh."""
@@ -167,19 +179,37 @@ class BayesianNet(nn.Module):
 
         @contextmanager
         def again() -> Iterator[None]:
-            with _in_mode(self.net, mode), sampling(how, again=True):
+            with borrowed(self.net, mode), sampling(how, again=True):
                 yield
 
         # without gradients there is no backward pass that could recompute
         recompute = recomputing(self.net, values, again) if torch.is_grad_enabled() else nullcontext()
-        borrowed = dict(values)
-        with _in_mode(self.net, mode), recompute:
-            result = functional_call(self.net, borrowed, args, kwargs)
+        given = dict(values)
+        padded = {name: values[name] for name in self._padded if name in values}
+        reading = ReadElsewhere(padded) if padded else None
+        with borrowed(self.net, mode) as appeared, recompute, reading or nullcontext():
+            result = functional_call(self.net, given, args, kwargs)
+        if reading is not None:
+            self._release(reading.names)
+            self._padded = ()
         for name, buffer in list(self._rest.named_buffers()):
-            now = borrowed.get(name)
+            now = given.get(name)
             if values.get(name) is buffer and now is not buffer and isinstance(now, Tensor):
                 put(self._rest, name, now.detach())  # the forward reassigned it, as it would the net's own
+        for name, buffer in appeared.items():
+            put(self._rest, name, buffer.detach())
         return result
+
+    def _release(self, names: Iterable[str]) -> None:
+        """The padding rows of the weights ``names``, which are read elsewhere and trained there, get a posterior."""
+        for name in sorted(names):
+            self.posteriors[name].release()
+            self._unpadded += (name,)
+            warnings.warn(
+                f"the forward reads {name!r} elsewhere than in its embedding: its padding row is trained there and has "
+                "a posterior as the others have",
+                stacklevel=3,
+            )
 
     def draw(self) -> dict[str, Tensor]:
         """One joint draw from the posterior, pruned: every parameter and buffer by its name, for :meth:`run`."""
@@ -200,7 +230,7 @@ class BayesianNet(nn.Module):
     def state(self) -> PosteriorState:
         """The posterior as it is now, a snapshot: moments, energies and signal-to-noise ratios are computed once."""
         posteriors = self.posteriors
-        moments = {name: posterior.moments() for name, posterior in posteriors.items()}
+        moments = {name: posterior.effective_moments() for name, posterior in posteriors.items()}
         return PosteriorState(
             unpruned={n: (mean.clone(), var.clone()) for n, (mean, var) in moments.items()},
             grids={n: Grid(p.pattern, p.layout, p.kept.clone()) for n, p in posteriors.items()},
@@ -292,17 +322,3 @@ def _check_runs(net: nn.Module) -> None:
         raise TypeError("net must be the nn.Module itself, not what TorchScript made of it")
     if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise TypeError(f"net must be the nn.Module itself, not {type(net).__name__} around it: give net.module")
-
-
-@contextmanager
-def _in_mode(net: nn.Module, training: bool) -> Iterator[None]:
-    """Run ``net`` in a mode and put every submodule's own mode back afterwards."""
-    modes = [(module, module.training) for module in net.modules()]
-    frozen = net.training  # in a training net, a submodule in eval mode was frozen on purpose
-    for module, mode in modes:
-        module.training = training and (mode or not frozen)
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -9,6 +9,7 @@ from bayesprune._names import matching
 from bayesprune.layout import layout_of
 from bayesprune.methods.base import Method, Posterior
 from bayesprune.methods.weight import Weight
+from bayesprune.network.padding import padding_of
 from bayesprune.patterns import PatternError
 
 __all__ = ["FrozenWarning", "posteriors_of"]
@@ -61,7 +62,7 @@ def posteriors_of(net: nn.Module, rules: Mapping[str, Method]) -> dict[str, tupl
             continue
         method = rules[glob]
         try:
-            weight = Weight(name, parameter, method.pattern, layout_of(net, name))
+            weight = Weight(name, parameter, method.pattern, layout_of(net, name), padding_of(net, name))
         except PatternError as error:
             raise PatternError(
                 f"rule {glob!r} does not fit {name!r}: {error}. Give {name!r} a rule of its own before {glob!r}"

@@ -1,6 +1,5 @@
 """Sparsity sweep: the error at each budget, ranked by the posterior and by its rivals."""
 
-import copy
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from accelerate.utils import send_to_device
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from bayesprune._copies import copied
 from bayesprune.corruptions import Corruption
 from bayesprune.evaluation.prediction import draw_outputs, evaluating
 from bayesprune.evaluation.scoring import Score, score
@@ -245,7 +245,7 @@ def _size(
     if example is not None:
         device = next(iter(bnet.parameters())).device
         example = send_to_device(example, device)
-        dense = copy.deepcopy(bnet.net).to(device).eval()
+        dense = copied(bnet.net).to(device).eval()
         packed = export(dense, means, kept, example=example)
         runs = {"dense": partial(call, dense, example), "packed": partial(call, packed, example)}
         seconds = time_interleaved(runs, device=device)

@@ -62,6 +62,7 @@ class Fit(msgspec.Struct, frozen=True):
     uses: dict[str, int]
     sampled: list[str]
     history: FitHistory
+    unpadded: list[str] = []
 
 
 class _Progress(msgspec.Struct, frozen=True):

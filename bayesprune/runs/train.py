@@ -153,8 +153,8 @@ def open_run(folder: RunFolder, device: str | None = None) -> tuple[Recipe, Baye
     about = folder.fit()
     _model(bnet, about.classifies, about.size)
     _fill(bnet, folder.read_tensors(folder.posterior_file)[0], folder.posterior_file)
-    epochs = len(about.history.epochs)
-    bnet.set_extra_state(packed({"uses": about.uses, "sampled": about.sampled, "epochs": epochs}))
+    state = {"uses": about.uses, "sampled": about.sampled, "unpadded": about.unpadded}
+    bnet.set_extra_state(packed({**state, "epochs": len(about.history.epochs)}))
     return recipe, bnet
 
 

@@ -1,10 +1,14 @@
 """Validation of user input (nets, masks, variances, examples) at the door of the sparse half."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from bayesprune._memory import check_memory
 
 __all__ = [
     "all_finite",
@@ -13,6 +17,8 @@ __all__ = [
     "check_means",
     "check_net",
     "check_variances",
+    "each_tensor",
+    "is_unset",
     "run_example",
     "shared_names",
     "without_fast_paths",
@@ -47,11 +53,12 @@ def all_finite(x: Tensor) -> bool:
 
 
 def check_net(net: nn.Module) -> None:
-    """Raise ``ValueError`` unless ``net`` is a module whose parts can be exchanged."""
+    """Raise ``ValueError`` unless ``net`` is a module whose parts can be exchanged and whose tensors are their own."""
     if not isinstance(net, nn.Module):
         raise ValueError(f"net must be an nn.Module, got {type(net).__name__}")
     if isinstance(net, torch.jit.ScriptModule):
         raise ValueError("net must be the nn.Module itself, not what TorchScript made of it")
+    check_memory(net)
 
 
 def _check_names(
@@ -86,9 +93,14 @@ def check_masks(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def check_means(net: nn.Module, means: Mapping[str, Tensor]) -> None:
-    """Raise ``ValueError`` unless ``means`` are finite tensors in the shapes of the net's parameters and buffers."""
+    """Raise ``ValueError`` unless ``means`` are finite tensors in the shapes of the net's parameters and buffers.
+
+    A buffer that is None in the net takes any shape: a forward makes it of the data.
+    """
     parameters = dict(net.named_parameters(remove_duplicate=False))
     targets = parameters | dict(net.named_buffers(remove_duplicate=False))
+    unset = {name: mean for name, mean in means.items() if isinstance(mean, Tensor) and is_unset(net, name)}
+    targets |= unset
     _check_names("means", "tensor", means, targets, "it has")
     for name, mean in means.items():
         if not isinstance(mean, Tensor) or mean.shape != targets[name].shape:
@@ -100,6 +112,22 @@ def check_means(net: nn.Module, means: Mapping[str, Tensor]) -> None:
         for other in names:
             if name in means and other in means and not torch.equal(means[name], means[other]):
                 raise ValueError(f"{name!r} and {other!r} are one shared parameter, but their means differ")
+
+
+def is_unset(net: nn.Module, name: str) -> bool:
+    """Whether ``name`` is a buffer of ``net`` that is None as yet.
+
+    >>> layer = nn.Linear(1, 1)
+    >>> layer.register_buffer("centre", None)
+    >>> is_unset(layer, "centre"), is_unset(layer, "weight"), is_unset(layer, "nowhere.centre")
+    (True, False, False)
+    """
+    path, _, leaf = name.rpartition(".")
+    try:
+        buffers = net.get_submodule(path)._buffers
+    except AttributeError:
+        return False
+    return leaf in buffers and buffers[leaf] is None
 
 
 def check_variances(net: nn.Module, variances: Mapping[str, Tensor]) -> None:
@@ -118,8 +146,29 @@ def check_variances(net: nn.Module, variances: Mapping[str, Tensor]) -> None:
             raise ValueError(f"the variance of {name!r} holds a negative number or NaN; the fit has diverged")
 
 
+def each_tensor(value: object, change: Callable[[Tensor], Tensor]) -> Any:
+    """``value`` with each tensor in it changed; what was one tensor twice, as the query and key of attention, stays so.
+
+    >>> x = torch.ones(1)
+    >>> first, second = each_tensor((x, x), torch.neg)
+    >>> first is second
+    True
+    """
+    found: dict[int, Tensor] = {}
+
+    def once(x: object) -> object:
+        if not isinstance(x, Tensor):
+            return x
+        if id(x) not in found:
+            found[id(x)] = change(x)
+        return found[id(x)]
+
+    return tree_map(once, value)
+
+
 def call(net: nn.Module, example: object) -> object:
-    """``net(example)``; a tuple is its positional arguments, a dict its keyword arguments."""
+    """``net`` on a copy of ``example``, which it may write into; a tuple is its arguments, a dict its named ones."""
+    example = each_tensor(example, Tensor.clone)
     if isinstance(example, Mapping):
         return net(**example)
     if isinstance(example, tuple | list):

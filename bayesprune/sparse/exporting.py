@@ -1,22 +1,26 @@
 """``export``: a net with its weights packed by a plan and what follows them fused."""
 
+import warnings
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor, nn
 
+from bayesprune._copies import on_its_own
 from bayesprune._turns import in_turn
 from bayesprune.sparse import compact as compacting  # a lazy door: scipy and torch.export stand behind it
-from bayesprune.sparse.checks import check_net, check_variances
+from bayesprune.sparse.checks import check_net, check_variances, run_example
 from bayesprune.sparse.formats import Format
 from bayesprune.sparse.formats.quantised import Bits
 from bayesprune.sparse.layers.conv import SparseConv2d, channels_last
 from bayesprune.sparse.layers.variances import carry_variances
-from bayesprune.sparse.planning.apply import apply
+from bayesprune.sparse.planning.compared import packed_and_compared
 from bayesprune.sparse.planning.plan import Plan
 from bayesprune.sparse.planning.planner import forced_formats, left_bits, left_formats, make_plan
-from bayesprune.sparse.surgery.composites import calls_on
 from bayesprune.sparse.surgery.fuse import fuse
 from bayesprune.sparse.surgery.masked import masked_copy
+from bayesprune.sparse.surgery.reference import Reference
+from bayesprune.sparse.surgery.strides import make_contiguous
 
 __all__ = ["export"]
 
@@ -45,6 +49,11 @@ def export(
     fine-tuning such a weight fills its zeros again. What becomes of NaN and infinity in an input is in
     docs/kernels.md.
 
+    The packed net is then held against the masked dense one, which runs beside it on the example, on noise of its shape
+    and on another batch size, as far as it takes these, with the same random draws; in eval mode. Weights that make its
+    results others stay masked dense, with a warning: a forward may ask for a layer's class, which a packed one has not.
+    That costs about three forward passes of the dense net, and what it takes to compile kernels for another batch size.
+
     Args:
         net: the dense net; it is copied and not touched.
         means: values of parameters and buffers by their names; what is missing comes from ``net``.
@@ -64,7 +73,12 @@ def export(
 
     Raises:
         ValueError: masks, means, variances, bits, example or plan that do not fit the net; a plan together with
-            ``compact`` or ``bits``; a net that ``compact`` cannot follow.
+            ``compact`` or ``bits``; a net that ``compact`` cannot follow, that cannot be copied, or whose parameters
+            overlap in memory.
+
+    Warns:
+        UserWarning: a weight stays masked dense, or an activation where it is, for the results would be others; a net
+            that gives other results from run to run, with the same seed, which cannot be compared.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -88,21 +102,69 @@ def export(
         formats, bits = left_formats(formats, now, smaller.masks), left_bits(bits, now, smaller.masks)
         net, means, masks, variances = smaller.net, {}, smaller.masks, smaller.cut(variances or {})
     masked = masked_copy(net, means, masks)
+    again = partial(masked_copy, net, means, masks)
     if plan is not None and not isinstance(plan, Plan):
         raise ValueError(f"plan is what bayesprune.plan made, got {type(plan).__name__}")
+    with on_its_own(net):
+        plan = _planned(masked, masks, example, plan, formats, cached, bits)
+        if all(choice.format.is_dense for choice in plan.choices.values()):
+            run_example(masked, example)
+            carry_variances(masked, variances or {})
+            return masked
+        first = [masked]  # held by nothing else, so that it goes once it is packed
+        del masked
+
+        def finish(net: nn.Module) -> None:
+            fuse(net, example, unchecked=True)
+            if any(isinstance(module, SparseConv2d) for module in net.modules()):
+                channels_last(net)
+
+        packed = packed_and_compared(
+            lambda: first.pop() if first else again(), plan.choices, masks, example, variances, finish
+        )
+    made, reference = packed.net, packed.reference
+    carry_variances(made, {name: x for name, x in (variances or {}).items() if name not in packed.names})
+    if not packed.finished:
+        fuse(made, example, reference)
+        _lay_out(made, reference, example)
+    if reference.unsteady:
+        warnings.warn(
+            f"two runs of the net itself differ on {' and '.join(dict.fromkeys(reference.unsteady))}, with the same "
+            "seed: what was packed could be compared in its shapes alone",
+            stacklevel=2,
+        )
+    return made
+
+
+def _planned(
+    masked: nn.Module,
+    masks: Mapping[str, Tensor],
+    example: object,
+    plan: Plan | None,
+    formats: Mapping[str, Format] | None,
+    cached: bool,
+    bits: Bits,
+) -> Plan:
+    """The plan that was given, with what ``formats`` ask for; or one that is made."""
     if plan is None:
-        plan = make_plan(masked, masks, example, formats, cached, bits)
-    else:
-        plan.check(masked, masks)
-        forced = forced_formats(masks, formats)
-        if forced:
-            again = make_plan(masked, {name: masks[name] for name in forced}, example, formats, cached)
-            plan = Plan({**plan.choices, **again.choices}, plan.device, plan.threads)
-    packed = [name for name, choice in plan.choices.items() if not choice.format.is_dense]
-    masked = apply(masked, plan.choices, masks, calls_on(masked, example, packed), variances)
-    whole = {name: x for name, x in (variances or {}).items() if name not in packed}
-    carry_variances(masked, whole)
-    fuse(masked, example)
-    if any(isinstance(module, SparseConv2d) for module in masked.modules()):
-        channels_last(masked)  # what packed convolutions hand on is so: others would turn it round, and it back
-    return masked
+        return make_plan(masked, masks, example, formats, cached, bits)
+    plan.check(masked, masks)
+    forced = forced_formats(masks, formats)
+    if not forced:
+        return plan
+    other = make_plan(masked, {name: masks[name] for name in forced}, example, formats, cached)
+    return Plan({**plan.choices, **other.choices}, plan.device, plan.threads)
+
+
+def _lay_out(net: nn.Module, reference: Reference, example: object) -> None:
+    """Make the dense convolutions beside packed ones channels-last too, in place, where that changes no result.
+
+    What packed convolutions hand on is so: others would turn it round, and it back.
+    """
+    if not any(isinstance(module, SparseConv2d) for module in net.modules()):
+        return
+    channels_last(net)
+    if reference.why_not(net) is not None or reference.why_not_training(net) is not None:
+        channels_last(net, off=True)
+        if reference.why_not_training(net) is not None:
+            make_contiguous(net, reference.net, example, training=True)

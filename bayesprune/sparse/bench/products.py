@@ -1,6 +1,5 @@
 """Benchmark of sparse and dense products on the user's shapes and processor."""
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bayesprune._copies import copied
 from bayesprune.sparse.formats import BSR, CSR, Format
 from bayesprune.sparse.gpu.devices import require_gpu
 from bayesprune.sparse.kernels import KERNELS, Kernel
@@ -218,4 +218,4 @@ def measured_peak(
 
 def dense_twin(net: nn.Module) -> nn.Module:
     """A copy of a net whose packed layers are dense again, zeros stored: what it is to be compared with."""
-    return Surgery.of(net).undo(copy.deepcopy(net)).eval()
+    return Surgery.of(net).undo(copied(net)).eval()

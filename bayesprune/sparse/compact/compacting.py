@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from bayesprune._copies import on_its_own
 from bayesprune._turns import in_turn
 from bayesprune.sparse.checks import run_example
 from bayesprune.sparse.compact import attention, channels, moves, products  # noqa: F401  (their rules)
@@ -143,7 +144,8 @@ def compact(
     empty = next((name for name, x in (*masked.named_parameters(), *masked.named_buffers()) if x.is_meta), None)
     if empty is not None:
         raise ValueError(f"{empty!r} is on the meta device and holds no values; load the weights first")
-    run_example(masked, example)
+    with on_its_own(net):
+        run_example(masked, example)
     prepared = prepare(masked, masks, example, [skip] if isinstance(skip, str) else skip)
     graph = trace(prepared.net, example)
     facts = Walk(prepared.net, graph, prepared.masks, prepared.closed, pointwise).facts

@@ -1,12 +1,12 @@
 """Apply a compaction: slice parameters and buffers, and fold constants into biases."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from bayesprune._copies import copied
 from bayesprune.sparse.compact.atoms import distinct, varying
 from bayesprune.sparse.compact.facts import Facts, Read, Rect
 from bayesprune.sparse.compact.prepare import Prepared, prefix_of
@@ -235,7 +235,7 @@ def _fit(
     heads: Mapping[str, Mapping[str, int]],
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """Put the new tensors into a copy of ``net``, in which only that attention is opened of which something went."""
-    result = copy.deepcopy(net)
+    result = copied(net)
     left = dict(masks)
     opened = [path for path in prepared.opened if any(name.startswith(prefix_of(path)) for name in tensors.new)]
     for path in opened:

@@ -1,6 +1,5 @@
 """Preparation for compaction: attention opened into linear layers, and modules that stay untouched."""
 
-import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -8,6 +7,7 @@ from types import MappingProxyType
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from bayesprune._copies import copied
 from bayesprune._names import matching
 from bayesprune.sparse.checks import shared_names
 from bayesprune.sparse.layers.attention import SparseAttention
@@ -58,15 +58,15 @@ def prepare(net: nn.Module, masks: Mapping[str, Tensor], example: object, skip: 
     closed = {path: why for path, module in net.named_modules() if (why := _why_closed(path, module, skipped))}
     shared = {name for name, names in shared_names(net).items() if len(names) > 1}
     opened: dict[str, bool] = {}
-    copied = copy.deepcopy(net)
+    opening = copied(net)
     for path in attentions:
         why = _why_shut(net.get_submodule(path), path, shared, calls)
         if why is not None:
             closed.setdefault(path, why)
         if path not in closed:
             opened[path] = calls[path].split
-    copied = Surgery(composites=opened).apply(copied)
-    for module in copied.modules():
+    opening = Surgery(composites=opened).apply(opening)
+    for module in opening.modules():
         if type(module) in _ASK:
             module.register_forward_pre_hook(_not_causal, with_kwargs=True)
     renamed: dict[str, Tensor] = {}
@@ -75,12 +75,12 @@ def prepare(net: nn.Module, masks: Mapping[str, Tensor], example: object, skip: 
         if path is None:
             renamed[name] = mask
             continue
-        prefix, module = prefix_of(path), copied.get_submodule(path)
+        prefix, module = prefix_of(path), opening.get_submodule(path)
         assert isinstance(module, SparseAttention)
         parts = module.parts(name.removeprefix(prefix))
         rows = [module.get_parameter(part).shape[0] for part in parts]
         renamed |= {prefix + part: rows_of for part, rows_of in zip(parts, mask.split(rows), strict=True)}
-    return Prepared(copied, renamed, opened, closed)
+    return Prepared(opening, renamed, opened, closed)
 
 
 def _not_causal(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> tuple[tuple, dict[str, object]]:

@@ -16,7 +16,8 @@ class SparseConv2d(SparseLinear):
     """``nn.Conv2d`` with a packed weight, as :func:`bayesprune.sparse.export` puts it into a net.
 
     The packed weight is a matrix ``(out_channels, kernel rows · kernel columns · channels a group)``, the channels
-    fastest; a block lies at one kernel position. All else is as in :class:`SparseLinear`. The result is channels-last.
+    fastest; a block lies at one kernel position. All else is as in :class:`SparseLinear`. The result is channels-last;
+    with ``contiguous`` it lies as torch's do by default, for a net that takes a view of it which needs that.
 
     Args:
         packed: the matrix.
@@ -24,6 +25,7 @@ class SparseConv2d(SparseLinear):
         geometry: kernel, stride, padding, dilation and groups.
         kernel: a name from ``bayesprune.sparse.kernels.KERNELS``.
         activation: see :class:`SparseLinear`.
+        contiguous: whether the result is.
 
     >>> import torch
     >>> from bayesprune.sparse import BSR
@@ -39,9 +41,10 @@ class SparseConv2d(SparseLinear):
         geometry: Geometry,
         kernel: str = "reference",
         activation: str = "",
+        contiguous: bool = False,
     ) -> None:
         super().__init__(packed, bias, kernel, activation)
-        self.geometry = geometry
+        self.geometry, self.contiguous = geometry, contiguous
         self.out_channels = packed.shape[0]
         rows, columns = geometry.kernel
         self.in_channels = packed.shape[1] // (rows * columns) * geometry.groups
@@ -61,6 +64,10 @@ class SparseConv2d(SparseLinear):
 
     def forward(self, input: Tensor) -> Tensor:
         """``input``, named as torch's: ``(images, in_channels, rows, columns)`` or one image; the result likewise."""
+        y = self._convolved(input)
+        return y.contiguous() if self.contiguous else y
+
+    def _convolved(self, input: Tensor) -> Tensor:
         g = self.geometry
         if type(self) is SparseConv2d and unwatched(input, self._parameters.get("values")):
             return convolve(input, self._operands(), g, self.kernel)
@@ -74,15 +81,18 @@ class SparseConv2d(SparseLinear):
         )
 
     def extra_repr(self) -> str:
-        return f"{self.in_channels}, {self.out_channels}, {self.geometry}, " + super().extra_repr()
+        told = f"{self.in_channels}, {self.out_channels}, {self.geometry}, {super().extra_repr()}"
+        return f"{told}, contiguous=True" if self.contiguous else told
 
 
-def channels_last(net: nn.Module) -> nn.Module:
+def channels_last(net: nn.Module, *, off: bool = False) -> nn.Module:
     """``net`` with the weights of its dense convolutions channels-last, so that what they give is; in place.
 
     Those of one channel stay: their strides would be those of both layouts, which torch 2.13 mixes up in rare shapes.
+    With ``off`` they are laid out again as torch does.
     """
+    wanted = torch.contiguous_format if off else torch.channels_last
     for x in (*net.parameters(), *net.buffers()):
         if x.dim() == 4 and x.shape[1] > 1:
-            x.data = x.data.contiguous(memory_format=torch.channels_last)
+            x.data = x.data.contiguous(memory_format=wanted)
     return net

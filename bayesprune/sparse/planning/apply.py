@@ -42,7 +42,8 @@ def apply(
         spread = [v for _, _, v in pieces(net, parts, variances[name])] if name in variances else repeat(None)
         for (part, weight, mask), variance in zip(pieces(net, parts, masks[name]), spread, strict=False):
             path, made = part.rpartition(".")[0], choice.format.pack(weight, mask, variance)
-            layer = PackedLayer(made.format, choice.kernel, made.shape, fuse_activation(net, path, choice.kernel))
+            activation = fuse_activation(net, path, choice.kernel)
+            layer = PackedLayer(made.format, choice.kernel, made.shape, activation, choice.contiguous)
             net = Surgery(packed={path: layer}).apply(net, {path: made})
             if variance is not None:
                 net.get_submodule(path).carry_variance(variance)  # type: ignore[operator]

@@ -69,6 +69,7 @@ class Choice:
         whole: the module that it was timed within, if any.
         fused: the paths of what follows the layer and is worked out in it, as the net's trace tells.
         unfused: why no more of what follows is; empty for ``Dense()``.
+        contiguous: whether a packed convolution's result is made so, for the net takes a view of it that needs it.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Choice:
     whole: Whole | None = None
     fused: tuple[str, ...] = ()
     unfused: str = ""
+    contiguous: bool = False
 
     @property
     def fastest(self) -> str:
@@ -159,6 +161,7 @@ class Choice:
             "reason": self.reason,
             "fused": list(self.fused),
             "unfused": self.unfused,
+            "contiguous": self.contiguous,
             "tokens": self.tokens,
             "seconds": dict(self.seconds),
             "speedup": self.speedup,
@@ -219,6 +222,8 @@ class Plan:
         for name, c in self.choices.items():
             if c.fused:
                 lines.append(f"{name}: {' and '.join(c.fused)} worked out in it")
+            if c.contiguous:
+                lines.append(f"{name}: its result is made contiguous, for the net takes a view of it that needs that")
             if c.unfused:
                 lines.append(f"{name}: {'no more' if c.fused else 'nothing'} worked out in it: {c.unfused}")
         return "\n".join([*lines, f"measured on {self.device}, {self.threads} thread{'s' * (self.threads != 1)}"])

@@ -21,6 +21,7 @@ from bayesprune.sparse.surgery.eligibility import conv_geometry, observe, obstac
 from bayesprune.sparse.surgery.feed_forward import fuse_activation
 from bayesprune.sparse.surgery.fuse import followings
 from bayesprune.sparse.surgery.masked import masked_copy
+from bayesprune.sparse.surgery.strides import make_contiguous
 from bayesprune.sparse.surgery.surgery import Surgery
 from bayesprune.sparse.timing.cache import named, timed
 
@@ -222,6 +223,22 @@ def _with_what_follows(
     return told
 
 
+def _with_strides(
+    net: nn.Module,
+    choices: Mapping[str, Choice],
+    masks: Mapping[str, Tensor],
+    calls: Mapping[str, Call],
+    example: object,
+) -> dict[str, Choice]:
+    """``choices``, marked where a packed convolution's result has to be contiguous: the packed net is run once."""
+    packed = [name for name, choice in choices.items() if not choice.format.is_dense]
+    if not any(conv_geometry(net.get_submodule(name.rpartition(".")[0])) is not None for name in packed):
+        return dict(choices)
+    tried = apply(shell(net), choices, masks, calls)
+    made = {path for mode in (False, True) for path in make_contiguous(tried, net, example, training=mode)}
+    return {name: replace(one, contiguous=name.rpartition(".")[0] in made) for name, one in choices.items()}
+
+
 def make_plan(
     net: nn.Module,
     masks: Mapping[str, Tensor],
@@ -257,6 +274,7 @@ def make_plan(
         )
     choices = _settled(net, choices, masks, calls, forced, cached)
     choices = _with_what_follows(opened, choices, parts, example)
+    choices = _with_strides(net, choices, masks, calls, example)
     for glob, wanted in (formats or {}).items():
         hit = [choices[name] for name in forced_formats(masks, {glob: wanted})]
         if not wanted.is_dense and not any(choice.seconds for choice in hit):

@@ -1,6 +1,5 @@
 """``save`` and ``load``: safetensors with a JSON manifest, or a compressed file. No pickle."""
 
-import copy
 import dataclasses
 import json
 import warnings
@@ -12,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from bayesprune._copies import copied, recompute
 from bayesprune._files import replace as replace_file
 from bayesprune._turns import in_turn
 from bayesprune.layout import layout_of
@@ -301,7 +301,7 @@ def load(path: str | PathLike[str], net: nn.Module | None = None) -> nn.Module:
     manifest, buffers = (Manifest.parse(streams.text), {}) if streams else _read(data)
     try:
         if net is not None:
-            target = copy.deepcopy(net)
+            target = copied(net)
         elif manifest.net is None:
             raise FileError(f"this file needs its net: load(path, net=skeleton), for {manifest.needs_net}")
         else:
@@ -342,4 +342,4 @@ def load(path: str | PathLike[str], net: nn.Module | None = None) -> nn.Module:
         raise FileError(f"the file does not fit the net: {error}") from error
     except TRIPPED as error:  # a manifest that was forged with its checksum
         raise FileError(f"the file does not fit the net: {type(error).__name__}: {error}") from error
-    return target.eval()
+    return recompute(target.eval())

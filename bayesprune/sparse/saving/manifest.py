@@ -73,18 +73,19 @@ class TensorEntry(msgspec.Struct, frozen=True):
         return prod(self.shape) * (dtype.itemsize if dtype else 16)
 
 
-class _Layer(msgspec.Struct):
+class _Layer(msgspec.Struct, omit_defaults=True):
     """A layer that runs packed, as it is written."""
 
     format: Annotated[list[str | int | None], msgspec.Meta(min_length=1)]
     kernel: str
     shape: tuple[Side, Side]
     activation: str
+    contiguous: bool = False
 
     @classmethod
     def of(cls, layer: PackedLayer) -> "_Layer":
         sizes = asdict(layer.format).values()  # type: ignore[call-overload]
-        return cls([type(layer.format).__name__, *sizes], layer.kernel, layer.shape, layer.activation)
+        return cls([type(layer.format).__name__, *sizes], layer.kernel, layer.shape, layer.activation, layer.contiguous)
 
     def read(self, where: str) -> PackedLayer:
         name, *sizes = self.format
@@ -100,7 +101,7 @@ class _Layer(msgspec.Struct):
             form = format_of(str(name), sizes)
         except ValueError as error:
             raise FileError(f"the manifest is malformed: {where}: {error}") from error
-        return PackedLayer(form, self.kernel, self.shape, self.activation)
+        return PackedLayer(form, self.kernel, self.shape, self.activation, self.contiguous)
 
 
 class _Version(msgspec.Struct):

@@ -1,12 +1,12 @@
 """Replace composite modules (attention, RNNs, transformer layers) as a unit, so that their weights can run packed."""
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from torch import Tensor, nn
 
+from bayesprune._copies import copied
 from bayesprune.sparse.checks import run_example, shared_names, without_fast_paths
 from bayesprune.sparse.layers.attention import SparseAttention
 from bayesprune.sparse.layers.composite import Composite
@@ -121,7 +121,7 @@ def calls_on(net: nn.Module, example: object, names: Iterable[str]) -> dict[str,
 
 def shell(net: nn.Module) -> nn.Module:
     """A copy of the modules of ``net`` over the same tensors."""
-    return copy.deepcopy(net, {id(x): x for x in (*net.parameters(), *net.buffers())})
+    return copied(net, {x: x for x in (*net.parameters(), *net.buffers())})
 
 
 def open_composite(net: nn.Module, path: str, split: bool) -> nn.Module:

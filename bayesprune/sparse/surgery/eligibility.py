@@ -65,13 +65,15 @@ def conv_geometry(owner: nn.Module) -> Geometry | None:
     return Geometry(kernel, stride, padding, dilation, owner.groups)
 
 
-def packed_layer(owner: nn.Module, packed: SparseWeight, kernel: str, activation: str = "") -> SparseLinear:
+def packed_layer(
+    owner: nn.Module, packed: SparseWeight, kernel: str, activation: str = "", contiguous: bool = False
+) -> SparseLinear:
     """What takes the place of ``owner``, a linear layer or a convolution, with its bias."""
     bias, geometry = owner._parameters["bias"], conv_geometry(owner)
     if geometry is not None:
-        return SparseConv2d(packed, bias, geometry, kernel, activation)
+        return SparseConv2d(packed, bias, geometry, kernel, activation, contiguous)
     if isinstance(owner, SparseConv2d):
-        return SparseConv2d(packed, bias, owner.geometry, kernel, activation)
+        return SparseConv2d(packed, bias, owner.geometry, kernel, activation, contiguous)
     return SparseLinear(packed, bias, kernel, activation)
 
 

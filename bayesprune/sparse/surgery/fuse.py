@@ -2,21 +2,20 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from bayesprune.sparse.activations import activation_of
-from bayesprune.sparse.checks import call
 from bayesprune.sparse.kernels import KERNELS
 from bayesprune.sparse.layers.composite import hooked
 from bayesprune.sparse.layers.linear import SparseLinear
-from bayesprune.sparse.surgery.composites import above
+from bayesprune.sparse.surgery.composites import above, shell
 from bayesprune.sparse.surgery.eligibility import observe
 from bayesprune.sparse.surgery.fold import BatchNorm, cannot_fold, fold
 from bayesprune.sparse.surgery.followers import followers
+from bayesprune.sparse.surgery.reference import Reference
 from bayesprune.sparse.surgery.replace import put
 
 __all__ = ["Following", "followings", "fuse", "identities_in", "replace_by_identity"]
@@ -37,21 +36,6 @@ class Following:
     activation: str = ""
     paths: tuple[str, ...] = ()
     why_not: str = ""
-
-
-def _close(a: object, b: object) -> bool:
-    """Whether two outputs differ by no more than roundings: relative to the largest number."""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.shape != b.shape or a.dtype != b.dtype or not a.is_floating_point():
-            return a.shape == b.shape and bool((a == b).all())
-        largest = float(a.abs().nan_to_num(posinf=0.0).max()) if a.numel() else 0.0
-        within = max(1e-3, 16 * torch.finfo(a.dtype).eps) * largest
-        return bool(torch.allclose(a, b, rtol=0.0, atol=within, equal_nan=True))
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_close(a[key], b[key]) for key in a)
-    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
-        return len(a) == len(b) and all(_close(x, y) for x, y in zip(a, b, strict=True))
-    return type(a) is type(b)
 
 
 def followings(net: nn.Module, layers: Mapping[str, str], example: object) -> dict[str, Following]:
@@ -122,12 +106,18 @@ def followings(net: nn.Module, layers: Mapping[str, str], example: object) -> di
     return found
 
 
-def fuse(net: nn.Module, example: object) -> list[str]:
+def fuse(net: nn.Module, example: object, reference: Reference | None = None, *, unchecked: bool = False) -> list[str]:
     """Work what follows each packed layer out in it, in place: batch normalisation, and then an activation.
 
     Where the layer's result goes nowhere else, as the net's trace tells; an ``nn.Identity`` takes each one's place. A
-    net that does what no trace sees would compute something else then: outputs on ``example`` are compared, and where
-    they differ each layer is tried alone, and what changes the results stays as it was, with a warning.
+    net that does what no trace sees would compute something else then: results are compared, and where they differ each
+    layer is tried alone, and what changes the results stays as it was, with a warning.
+
+    Args:
+        net: in eval mode, with packed layers.
+        example: an input batch, or a tuple or dict of arguments.
+        reference: what the net is to compute; by default what it computes now.
+        unchecked: compare nothing, for a caller that does.
 
     Returns:
         The paths where an ``nn.Identity`` stands now.
@@ -137,23 +127,34 @@ def fuse(net: nn.Module, example: object) -> list[str]:
     found = {path: following for path, following in all_of_them.items() if following.paths}
     if not found:
         return []
-    with torch.no_grad():
-        expected = call(net, example)
-        if _try(net, found, example, expected) is None:
-            return [at for following in found.values() for at in following.paths]
-        gone: list[str] = []
-        for path, following in found.items():
-            why = _try(net, {path: following}, example, expected)
-            if why is None:
-                gone += following.paths
-            else:
-                stays = " and ".join(f"{type(net.get_submodule(at)).__name__} {at!r}" for at in following.paths)
-                warnings.warn(f"{stays} cannot be worked out in {path!r} before it and stays: {why}", stacklevel=3)
+    if unchecked:
+        _work_in(net, found)
+        return [at for following in found.values() for at in following.paths]
+    reference = Reference.of(shell(net), example) if reference is None else reference
+    if _try(net, found, reference) is None:
+        return [at for following in found.values() for at in following.paths]
+    gone: list[str] = []
+    for path, following in found.items():
+        why = _try(net, {path: following}, reference)
+        if why is None:
+            gone += following.paths
+        else:
+            stays = " and ".join(f"{type(net.get_submodule(at)).__name__} {at!r}" for at in following.paths)
+            warnings.warn(f"{stays} cannot be worked out in {path!r} before it and stays: {why}", stacklevel=3)
     return gone
 
 
-def _try(net: nn.Module, found: Mapping[str, Following], example: object, expected: object) -> str | None:
+def _try(net: nn.Module, found: Mapping[str, Following], reference: Reference) -> str | None:
     """Work ``found`` out in place; where results are others then, put all back and say why."""
+    put_back = _work_in(net, found)
+    why = reference.why_not(net)
+    if why is not None:
+        put_back()
+    return why
+
+
+def _work_in(net: nn.Module, found: Mapping[str, Following]) -> Callable[[], None]:
+    """Work ``found`` out in place; returns what puts all back."""
     before: list[tuple[SparseLinear, dict[str, nn.Parameter | None], dict[str, Tensor | None], Tensor | None]] = []
     gone = {at: net.get_submodule(at) for following in found.values() for at in following.paths}
     for path, following in found.items():
@@ -167,18 +168,16 @@ def _try(net: nn.Module, found: Mapping[str, Following], example: object, expect
         layer.activation = following.activation
     for at in gone:
         replace_by_identity(net, at)
-    try:
-        why = None if _close(expected, call(net, example)) else "the results on the example would be others"
-    except Exception as error:  # whatever a forward of the user's raises where it reads what is gone
-        why = f"{type(error).__name__}: {error}"
-    if why is not None:
+
+    def put_back() -> None:
         for layer, parameters, buffers, scale in before:
             layer.activation, layer.output_scale = "", scale
             layer._parameters.update(parameters)
             layer._buffers.update(buffers)
         for at, module in gone.items():
             put(net, at, module)
-    return why
+
+    return put_back
 
 
 def identities_in(net: nn.Module) -> list[str]:

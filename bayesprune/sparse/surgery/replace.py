@@ -18,14 +18,16 @@ def put(net: nn.Module, path: str, module: nn.Module) -> nn.Module:
     return net
 
 
-def replace(net: nn.Module, path: str, packed: SparseWeight, kernel: str, activation: str = "") -> nn.Module:
+def replace(
+    net: nn.Module, path: str, packed: SparseWeight, kernel: str, activation: str = "", contiguous: bool = False
+) -> nn.Module:
     """Put a packed layer in the place of the linear layer or convolution ``path``, with its bias and mode.
 
     In place; returns the net, which is the new layer itself where ``path`` is empty. Its values are trained where the
     weight was.
     """
     old = net.get_submodule(path)
-    new = packed_layer(old, packed, kernel, activation).train(old.training)
+    new = packed_layer(old, packed, kernel, activation, contiguous).train(old.training)
     weight = old._parameters.get("weight", old._parameters.get("values"))
     assert weight is not None
     new.values.requires_grad_(weight.requires_grad and new.values.is_floating_point())

@@ -23,12 +23,20 @@ __all__ = ["PackedLayer", "Surgery"]
 
 @dataclass(frozen=True)
 class PackedLayer:
-    """How a layer runs packed: its format, kernel, shape ``(out, in)`` and the activation worked out in it."""
+    """How a layer runs packed.
+
+    Args:
+        format, kernel: what holds the weight, and what multiplies.
+        shape: of the weight as a matrix, ``(out, in)``.
+        activation: what is worked out in it.
+        contiguous: whether a convolution's result is, and not channels-last.
+    """
 
     format: Format
     kernel: str
     shape: tuple[int, int]
     activation: str = ""
+    contiguous: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,10 @@ class Surgery:
     def of(cls, net: nn.Module) -> "Surgery":
         """What was done to ``net``, as its modules tell."""
         packed = {
-            path: PackedLayer(m.format, m.kernel, (m.out_features, m.in_features), m.activation)
+            path: PackedLayer(
+                *(m.format, m.kernel, (m.out_features, m.in_features), m.activation),
+                contiguous=isinstance(m, SparseConv2d) and m.contiguous,
+            )
             for path, m in net.named_modules(remove_duplicate=False)
             if isinstance(m, SparseLinear)
         }
@@ -106,7 +117,7 @@ class Surgery:
     def pack(self, net: nn.Module, weights: Mapping[str, SparseWeight]) -> nn.Module:
         """The rest of :meth:`apply`, for a net that :meth:`reshape` was done to."""
         for path, layer in self.packed.items():
-            net = replace(net, path, weights[path], layer.kernel, layer.activation)
+            net = replace(net, path, weights[path], layer.kernel, layer.activation, layer.contiguous)
             if layer.activation:
                 remove_activation(net, path)
         for path in self.identities:
