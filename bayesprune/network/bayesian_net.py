@@ -8,7 +8,6 @@ from typing import Any, get_args
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from bayesprune.draws.gaussian import (
     Estimator,
@@ -19,13 +18,14 @@ from bayesprune.draws.gaussian import (
     sampling,
     uses,
 )
-from bayesprune.draws.local import DifferentiatedError, undifferentiated
+from bayesprune.draws.local import Pass, undifferentiated
 from bayesprune.draws.sites import DenseGradient, param_site
 from bayesprune.methods.base import Method, Posterior
 from bayesprune.network.extra import packed, unpacked
 from bayesprune.network.recompute import recomputing
 from bayesprune.network.rules import posteriors_of
 from bayesprune.network.state import Grid, PosteriorState
+from bayesprune.network.substitute import call_on
 from bayesprune.network.tree import Tree, put, tensors
 
 __all__ = ["BayesianNet"]
@@ -132,11 +132,16 @@ class BayesianNet(nn.Module):
             return self.run(plain(values), *args, **kwargs)
         first = not self._uses
         how: dict[str, Estimator] = {n: self.estimator if self._uses.get(n, 2) <= 1 else "weight" for n in draws}
+        forward_pass, again = Pass(), False
         try:
-            with sampling((draw, how[name]) for name, draw in draws.items()), undifferentiated():
+            with sampling((draw, how[name]) for name, draw in draws.items()), undifferentiated(forward_pass):
                 result = self.run(values, *args, **kwargs)
                 seen = {name: uses(draw) for name, draw in draws.items()}
-        except (SecondUseError, DifferentiatedError):
+        except Exception as error:
+            again = forward_pass.differentiated or isinstance(error, SecondUseError)
+            if not again:
+                raise
+        if again:
             self._uses, self._sampled = dict.fromkeys(draws, 2), ()
             return self.run(plain(values), *args, **kwargs)
         if first:
@@ -161,14 +166,20 @@ class BayesianNet(nn.Module):
 
         # without gradients there is no backward pass that could recompute
         recompute = recomputing(self.net, values, again) if torch.is_grad_enabled() else nullcontext()
-        borrowed = dict(values)
         with _in_mode(self.net, mode), recompute:
-            result = functional_call(self.net, borrowed, args, kwargs)
+            result, borrowed = call_on(self.net, self._as_parameters(values), *args, **kwargs)
         for name, buffer in list(self._rest.named_buffers()):
             now = borrowed.get(name)
             if values.get(name) is buffer and now is not buffer and isinstance(now, Tensor):
                 put(self._rest, name, now.detach())  # the forward reassigned it, as it would the net's own
         return result
+
+    def _as_parameters(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Without gradients, ``values`` that want one where the net's own do: a forward may differentiate by them."""
+        if torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            return values
+        trained = {name for name, parameter in self.net.named_parameters() if parameter.requires_grad}
+        return {n: v.detach().requires_grad_() if n in trained and v.is_leaf else v for n, v in values.items()}
 
     def draw(self) -> dict[str, Tensor]:
         """One joint draw from the posterior, pruned: every parameter and buffer by its name, for :meth:`run`."""
