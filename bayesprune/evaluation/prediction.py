@@ -160,13 +160,14 @@ def run_over(forward: Callable[..., Any], loader: Iterable[Any], device: torch.d
     """``forward``'s outputs over a whole data set, and the targets where batches have them, both on ``device``.
 
     Raises:
+        TypeError: the net returns something else than a tensor.
         ValueError: no batches, or batches whose outputs or targets cannot stand in one tensor.
     """
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
     for batch in loader:
         x, y = parted(batch)
-        outputs.append(call(forward, send_to_device(x, device)))
+        outputs.append(_one_tensor(call(forward, send_to_device(x, device))))
         check_like(outputs[0], outputs[-1], "outputs")
         if y is not None:
             targets.append(y.to(device))
@@ -174,6 +175,15 @@ def run_over(forward: Callable[..., Any], loader: Iterable[Any], device: torch.d
     if not outputs:
         raise ValueError("the loader holds no batches")
     return torch.cat(outputs), torch.cat(targets) if targets else None
+
+
+def _one_tensor(output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"the net must return one tensor here, got {type(output).__name__}: give BayesianNet a module around it "
+            "that returns the one to predict"
+        )
+    return output
 
 
 @contextmanager

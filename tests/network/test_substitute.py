@@ -1,4 +1,4 @@
-"""A module under several names, a tensor in several places: the user's net stays what it was, all uses see one value."""
+"""A module under several names, a tensor in several places: the user's net stays as it was, all uses see one value."""
 
 from collections.abc import Callable
 
