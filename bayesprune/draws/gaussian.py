@@ -16,7 +16,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from bayesprune.draws.local import COMPOSITE, LOCAL, AddNoise, flipout, local
+from bayesprune.draws.local import (
+    COMPOSITE,
+    LOCAL,
+    AddNoise,
+    flipout,
+    local,
+    refuse_transforms,
+    refuse_within_pass,
+)
 
 __all__ = ["METADATA", "Estimator", "GaussianDraw", "SecondUseError", "plain", "sampling"]
 
@@ -45,6 +53,7 @@ class _Root:
 
     def materialise(self) -> Tensor:
         if self.value is None:
+            refuse_transforms()  # a value made within a transform would be of that transform
             with torch.set_grad_enabled(self.graph):  # a first look under no_grad must not cost later ones the gradient
                 self.value = AddNoise.apply(self.loc, self.var, torch.randn_like(self.loc))
         return self.value
@@ -123,6 +132,8 @@ class GaussianDraw(Tensor):
             if derived is not None:
                 return derived
         if func in LOCAL:
+            if not torch.is_grad_enabled() and any(lazy._root.graph for lazy in _lazies((args, kwargs))):
+                refuse_within_pass("a product is taken within a function that has a backward pass of its own")
             sampled = _sampled(func, args, kwargs)
             if sampled is not None:
                 return sampled
@@ -135,6 +146,8 @@ class GaussianDraw(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        # reached by what is scripted, or by vmap over the draw itself
+        refuse_within_pass("a draw is used below torch's function protocol, where its gradient would be lost")
         return func(*plain(args), **plain(kwargs or {}))
 
 
@@ -192,6 +205,7 @@ def _sampled(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     root = weight._root
     if root.estimator == "weight" or (root.estimator == "local" and root.value is not None):
         return None
+    refuse_transforms()
     root.use()
     root.sampled = True
     if isinstance(bias, GaussianDraw):

@@ -17,15 +17,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 __all__ = [
     "COMPOSITE",
     "LOCAL",
     "AddNoise",
     "DifferentiatedError",
+    "Pass",
     "Product",
     "flipout",
     "local",
+    "refuse_transforms",
+    "refuse_within_pass",
     "undifferentiated",
 ]
 
@@ -58,29 +62,62 @@ class AddNoise(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[1], inputs[2])
+        ctx.save_for_forward(inputs[1], inputs[2])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        return grads[0], grads[0] * _slope(*ctx.saved_tensors), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
         var, noise = ctx.saved_tensors
-        slope = torch.where(var > 0, 0.5 * noise * var.clamp_min(torch.finfo(var.dtype).tiny).rsqrt(), 0.0)
-        return grads[0], grads[0] * slope, None
+        mean, spread, drawn = tangents
+        return mean + spread * _slope(var, noise) + var.clamp_min(0).sqrt() * drawn
+
+
+def _slope(var: Tensor, noise: Tensor) -> Tensor:
+    return torch.where(var > 0, 0.5 * noise * var.clamp_min(torch.finfo(var.dtype).tiny).rsqrt(), 0.0)
 
 
 class DifferentiatedError(RuntimeError):
-    """A forward pass differentiates a sampled activation, whose slope is not that of a draw of the weight."""
+    """A forward pass differentiates a sampled activation, whose slope is not that of a draw of the weight.
+
+    Or it does what may do so out of sight: a transform of ``torch.func``, forward mode, a function below torch's own.
+    """
 
 
-_under_way: ContextVar[bool] = ContextVar("a forward pass is under way", default=False)
+@dataclass
+class Pass:
+    """A forward pass under way, and whether a :class:`DifferentiatedError` was met in it: TorchScript wraps that."""
+
+    differentiated: bool = False
+
+
+_under_way: ContextVar[Pass | None] = ContextVar("the forward pass under way", default=None)
 
 
 @contextmanager
-def undifferentiated() -> Iterator[None]:
+def undifferentiated(forward_pass: Pass) -> Iterator[None]:
     """For a forward pass: raise :class:`DifferentiatedError` where it differentiates a sampled activation."""
-    before = _under_way.set(True)
+    before = _under_way.set(forward_pass)
     try:
         yield
     finally:
         _under_way.reset(before)
+
+
+def refuse_within_pass(why: str) -> None:
+    """Raise :class:`DifferentiatedError` where a forward pass is under way; elsewhere do nothing."""
+    forward_pass = _under_way.get()
+    if forward_pass is not None:
+        forward_pass.differentiated = True
+        raise DifferentiatedError(why)
+
+
+def refuse_transforms() -> None:
+    """:func:`refuse_within_pass` within a transform of ``torch.func``, or where forward mode is at work."""
+    if forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None:
+        refuse_within_pass("the forward pass transforms what is to be sampled")
 
 
 class AddActivationNoise(AddNoise):
@@ -88,8 +125,7 @@ class AddActivationNoise(AddNoise):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        if _under_way.get():
-            raise DifferentiatedError("the forward pass differentiates what was sampled")
+        refuse_within_pass("the forward pass differentiates what was sampled")
         return AddNoise.backward(ctx, *grads)
 
 

@@ -1,7 +1,6 @@
 """The posterior predictive: averages over weight draws, and where the uncertainty comes from."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -194,6 +193,7 @@ def run_over(bnet: BayesianNet, forward: Callable[..., Any], loader: Iterable[An
     them, both on the net's device.
 
     Raises:
+        TypeError: the net returns something else than a tensor.
         ValueError: no batches, or batches whose outputs or targets cannot stand in one tensor.
     """
     likelihood, device = known_observation(bnet), next(bnet.parameters()).device
@@ -217,7 +217,6 @@ def _joined(parts: list[Any]) -> Any:
     return tree_map(lambda *of: None if any(part is None for part in of) else torch.cat(of), *parts)
 
 
-@contextmanager
 def evaluating(bnet: BayesianNet) -> Iterator[None]:
     """A context in which a module is in eval mode."""
     mode = bnet.training

@@ -8,7 +8,6 @@ from typing import Any, get_args
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from bayesprune._memory import check_memory
 from bayesprune._turns import in_turn
@@ -21,7 +20,7 @@ from bayesprune.draws.gaussian import (
     sampling,
     uses,
 )
-from bayesprune.draws.local import DifferentiatedError, undifferentiated
+from bayesprune.draws.local import Pass, undifferentiated
 from bayesprune.draws.sites import DenseGradient, param_site
 from bayesprune.likelihoods.base import Likelihood
 from bayesprune.methods.base import Method, Posterior
@@ -31,6 +30,7 @@ from bayesprune.network.padding import ReadElsewhere
 from bayesprune.network.recompute import recomputing
 from bayesprune.network.rules import posteriors_of
 from bayesprune.network.state import Grid, PosteriorState
+from bayesprune.network.substitute import call_on
 from bayesprune.network.tree import Tree, put, tensors
 
 __all__ = ["BayesianNet"]
@@ -154,11 +154,16 @@ class BayesianNet(nn.Module):
             return self.run(plain(values), *args, **kwargs)
         first = not self._uses
         how: dict[str, Estimator] = {n: self.estimator if self._uses.get(n, 2) <= 1 else "weight" for n in draws}
+        forward_pass, again = Pass(), False
         try:
-            with sampling((draw, how[name]) for name, draw in draws.items()), undifferentiated():
+            with sampling((draw, how[name]) for name, draw in draws.items()), undifferentiated(forward_pass):
                 result = self.run(values, *args, **kwargs)
                 seen = {name: uses(draw) for name, draw in draws.items()}
-        except (SecondUseError, DifferentiatedError):
+        except Exception as error:
+            again = forward_pass.differentiated or isinstance(error, SecondUseError)
+            if not again:
+                raise
+        if again:
             self._uses, self._sampled = dict.fromkeys(draws, 2), ()
             return self.run(plain(values), *args, **kwargs)
         if first:
@@ -184,11 +189,11 @@ class BayesianNet(nn.Module):
 
         # without gradients there is no backward pass that could recompute
         recompute = recomputing(self.net, values, again) if torch.is_grad_enabled() else nullcontext()
-        given = dict(values)
-        padded = {name: values[name] for name in self._padded if name in values}
+        taken = self._as_parameters(values)
+        padded = {name: taken[name] for name in self._padded if name in taken}
         reading = ReadElsewhere(padded) if padded else None
         with borrowed(self.net, mode) as appeared, recompute, reading or nullcontext():
-            result = functional_call(self.net, given, args, kwargs)
+            result, given = call_on(self.net, taken, *args, **kwargs)
         if reading is not None:
             self._release(reading.names)
             self._padded = ()
@@ -210,6 +215,13 @@ class BayesianNet(nn.Module):
                 "a posterior as the others have",
                 stacklevel=3,
             )
+
+    def _as_parameters(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Without gradients, ``values`` that want one where the net's own do: a forward may differentiate by them."""
+        if torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+            return values
+        trained = {name for name, parameter in self.net.named_parameters() if parameter.requires_grad}
+        return {n: v.detach().requires_grad_() if n in trained and v.is_leaf else v for n, v in values.items()}
 
     def draw(self) -> dict[str, Tensor]:
         """One joint draw from the posterior, pruned: every parameter and buffer by its name, for :meth:`run`."""

@@ -1,7 +1,7 @@
 """Activation checkpointing inside a net that runs on substituted parameters.
 
-``torch.utils.checkpoint`` runs a segment again in the backward pass, when ``functional_call`` has long put the net's
-own values back. :func:`recomputing` has it run on the values of the forward pass, and so on the same draws.
+``torch.utils.checkpoint`` runs a segment again in the backward pass, when the net's own values have long been put
+back. :func:`recomputing` has it run on the values of the forward pass, and so on the same draws.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,13 +10,14 @@ from typing import Any
 
 import torch.utils.checkpoint as torchs
 from torch import Tensor, nn
-from torch.func import functional_call
+
+from bayesprune.network.substitute import call_on
 
 __all__ = ["recomputing"]
 
 
 class _Segment(nn.Module):
-    """A function beside the net that it closes over, so that ``functional_call`` reaches the net's tensors."""
+    """A function beside the net that it closes over, so that other values reach the net's tensors."""
 
     def __init__(self, net: nn.Module, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -40,7 +41,7 @@ def recomputing(
     def again(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         def segment(*a: Any, **k: Any) -> Any:
             with around(), recomputing(net, values, around):
-                return functional_call(_Segment(net, function), inside, a, k)
+                return call_on(_Segment(net, function), inside, *a, **k)[0]
 
         return generator(segment, *args, **kwargs)
 

@@ -31,6 +31,17 @@ class Product(torch.autograd.Function):
         return grad @ w, grad.T @ x
 
 
+class Squared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, w):
+        ctx.save_for_backward(w)
+        return w.square()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad * ctx.saved_tensors[0]
+
+
 class Fused(nn.Module):
     """A net that hands its weight to something below torch's function protocol."""
 
@@ -90,9 +101,18 @@ def test_without_variance_a_module_gives_its_own_outputs(name):
     torch.testing.assert_close(draw_and_run(bnet, *inputs), net(*inputs))
 
 
+@pytest.mark.parametrize("estimator", ["local", "flipout"])
 @pytest.mark.parametrize("product", [Product.apply, traced()], ids=["autograd.Function", "TorchScript"])
-def test_a_module_below_the_function_protocol_says_what_helps_and_it_does(product):
+def test_a_product_below_the_function_protocol_takes_the_weight_draw(product, estimator):
     net, x = Fused(product), torch.randn(5, 4)
+    bnet = BayesianNet(net, {"weight": SparseVD()}, estimator=estimator)
+    train(bnet, x)
+    assert without_gradient(bnet) == []
+    assert bnet.sampled_locally == ()
+
+
+def test_a_gradient_that_would_be_lost_says_what_helps_and_it_does():
+    net, x = Fused(lambda x, w: Squared.apply(w).sum() * x), torch.randn(5, 4)
     with pytest.raises(RuntimeError, match="estimator='weight'"):
         train(BayesianNet(net, {"weight": SparseVD()}), x)
     bnet = BayesianNet(net, {"weight": SparseVD()}, estimator="weight")

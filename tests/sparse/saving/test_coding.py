@@ -12,7 +12,8 @@ from bayesprune.sparse import Codebook
 from bayesprune.sparse.saving.coding.codebook import levels_of
 from bayesprune.sparse.saving.coding.entropy import Reader, Writer
 from bayesprune.sparse.saving.coding.indices import read_indices, write_indices
-from bayesprune.sparse.saving.coding.kmeans import best_levels, nearest
+from bayesprune.sparse.saving.coding.kmeans import best_levels
+from bayesprune.sparse.saving.coding.points import nearest
 
 
 def entropy(counts):

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from bayesprune.sparse.saving.coding.kmeans import best_levels, nearest
+from bayesprune.sparse.saving.coding.kmeans import levels_for
+from bayesprune.sparse.saving.coding.points import in_order, nearest
 
 __all__ = ["Codebook", "Levels", "codebook_of"]
 
@@ -76,10 +77,6 @@ def _rounded(levels: Entries, dtype: torch.dtype) -> Float64[np.ndarray, "_"]:
     return np.unique(_tensor(levels, dtype).double().numpy())
 
 
-def _error(values: Values, weights: Values, entries: Entries) -> float:
-    return float(weights @ (values - entries[nearest(values, entries)]) ** 2)
-
-
 def _precisions(variances: Values) -> Values:
     """The weights of the values: one over the variance. Where that is 0, what the least other variance gives."""
     there = variances > np.finfo(np.float64).tiny
@@ -102,24 +99,23 @@ def levels_of(
         codebook: what was asked for.
         usual: how many levels, where neither ``codebook`` nor a posterior tells; 0 for none.
     """
-    distinct = np.unique(values)
     if not len(values):
         return None
-    if len(distinct) * _FEW <= len(values) and len(distinct) <= (codebook.levels or _MOST):
-        return Levels(_tensor(distinct, dtype), np.searchsorted(distinct, values))
     informed = variances is not None and bool((variances > 0).any())
-    weights = _precisions(variances) if variances is not None else np.ones(len(values))
+    points = in_order(values, _precisions(variances) if informed and variances is not None else None)
+    if len(points) * _FEW <= len(values) and len(points) <= (codebook.levels or _MOST):
+        return Levels(_tensor(points.at, dtype), np.searchsorted(points.at, values))
     by_data = informed and codebook.levels is None
     most, enough = codebook.levels or usual, 0.0
     if by_data:
         most, enough = min(_MOST, len(values) // _FEW), _SHARE * len(values)
     if not (usual or informed) or most < 2 or most * _FEW > len(values):
         return None
-    levels = best_levels(values, weights, most, enough)
-    error = _error(values, weights, levels)
+    levels = levels_for(points, most, enough)
+    error = points.error(levels)
     if by_data and error > enough and most < _MOST:
         return None
     entries = _rounded(levels, torch.float16)
-    if not np.isfinite(entries).all() or _error(values, weights, entries) > max(1.01 * error, enough):
+    if not np.isfinite(entries).all() or points.error(entries) > max(1.01 * error, enough):
         entries = _rounded(levels, dtype)
     return Levels(_tensor(entries, dtype), nearest(values, entries))

@@ -1,43 +1,24 @@
-"""Optimal weighted k-means in one dimension, by dynamic programming: the best few levels for many numbers.
+"""Weighted k-means in one dimension: the best few levels for many numbers, always the same, with no start to choose.
 
-Written here because no library solves the weighted problem in one dimension exactly: those that know weights start at
-random, and stop where they are stuck.
+Written here because no library solves the weighted problem in one dimension: those that know weights start at random,
+and stop where they are stuck.
 """
 
+import math
+
 import numpy as np
-from jaxtyping import Float64
 from numpy.typing import NDArray
 
-__all__ = ["best_levels", "nearest"]
+from bayesprune.sparse.saving.coding.bands import banded, lloyd
+from bayesprune.sparse.saving.coding.points import Levels, Numbers, Points, in_order
 
-_EXACT = 4096  # points that the dynamic programme works on; more are first drawn together into about as many
-_ROUNDS = 20  # of Lloyd's algorithm, where points were drawn together
+__all__ = ["best_levels", "levels_for"]
 
-Points = Float64[np.ndarray, " points"]
-Levels = Float64[np.ndarray, " levels"]
-
-
-class _Costs:
-    """The cost of drawing neighbouring points together: Σ weight · (point − weighted mean)²."""
-
-    def __init__(self, points: Points, weights: Points) -> None:
-        self.origin = float(np.average(points, weights=weights))  # near 0, the sums below lose no digits
-        moved = points - self.origin
-        self.weight, self.sum, self.square = (
-            np.concatenate([[0.0], np.cumsum(weights * moved**power)]) for power in range(3)
-        )
-
-    def of(self, first: NDArray, end: NDArray) -> NDArray:
-        """The cost of the points ``first`` … ``end − 1``, of which there is one at least."""
-        weight, total, square = (x[end] - x[first] for x in (self.weight, self.sum, self.square))
-        return np.maximum(square - total**2 / weight, 0.0)
-
-    def means(self, bounds: NDArray) -> Levels:
-        """The weighted mean of the points between each two bounds."""
-        return np.diff(self.sum[bounds]) / np.diff(self.weight[bounds]) + self.origin
+_POINTS = 4096  # that levels are sought for; more are first drawn together
+_EXACT = 2**16  # points times levels that the full dynamic programme goes through
 
 
-def _one_more(costs: _Costs, before: NDArray) -> tuple[NDArray, NDArray]:
+def _one_more(points: Points, before: NDArray) -> tuple[NDArray, NDArray]:
     """The least cost of the first 1 … n points in one level more than ``before``, and where its last level begins.
 
     The beginning never falls as points are added, so each is looked for between those of its neighbours (divide and
@@ -55,7 +36,7 @@ def _one_more(costs: _Costs, before: NDArray) -> tuple[NDArray, NDArray]:
         lengths = high - low + 1
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
         tried = np.arange(lengths.sum()) + np.repeat(low - starts, lengths)
-        found = before[tried] + costs.of(tried, np.repeat(ends, lengths))
+        found = before[tried] + points.cost(tried, np.repeat(ends, lengths))
         least[ends] = np.minimum.reduceat(found, starts)
         hits = np.flatnonzero(found == np.repeat(least[ends], lengths))
         begin[ends] = tried[hits[np.searchsorted(hits, starts)]]
@@ -63,45 +44,60 @@ def _one_more(costs: _Costs, before: NDArray) -> tuple[NDArray, NDArray]:
     return least, begin
 
 
-def _programme(points: Points, weights: Points, most: int, enough: float) -> Levels:
-    costs = _Costs(points, weights)
+def _programme(points: Points, most: int, enough: float) -> Levels:
     n = len(points)
-    least = costs.of(np.zeros(n + 1, dtype=np.int64)[1:], np.arange(1, n + 1))
+    least = points.cost(np.zeros(n, dtype=np.int64), np.arange(1, n + 1))
     least = np.concatenate([[0.0], least])
     begins = [np.zeros(n + 1, dtype=np.int64)]
     while len(begins) < min(most, n) and least[n] > enough:
-        least, begin = _one_more(costs, least)
+        least, begin = _one_more(points, least)
         begins.append(begin)
     bounds = [n]
     for begin in reversed(begins):
         bounds.append(int(begin[bounds[-1]]))
-    return costs.means(np.unique(bounds))
+    return points.means(np.unique(bounds))
 
 
-def _drawn_together(points: Points, weights: Points) -> tuple[Levels, Levels]:
-    """About ``_EXACT`` weighted points: neighbours by rank and by distance drawn together."""
-    by_rank = np.arange(0, len(points), -(-2 * len(points) // _EXACT))
-    by_distance = np.searchsorted(points, np.linspace(points[0], points[-1], _EXACT // 2))
-    first = np.union1d(by_rank, by_distance[by_distance < len(points)])
-    weight = np.add.reduceat(weights, first)
-    return np.add.reduceat(weights * points, first) / weight, weight
+def _fewest(points: Points, few: int, most: int, enough: float) -> Levels:
+    """The fewest levels that are ``enough``, above ``few``, which are not; ``most`` where these are too few."""
+    found = banded(points, most)
+    tried, error = most, points.error(found)
+    if error > enough:
+        return found
+    while most - few > 1:
+        guess = math.ceil(tried * math.sqrt(error / enough))  # errors fall with the square of the levels
+        tried = min(max(guess, few + 1), most - 1)
+        levels = banded(points, tried)
+        error = points.error(levels)
+        if error <= enough:
+            found, most = levels, tried
+        else:
+            few = tried
+    return found
 
 
-def nearest(points: Points, levels: Levels) -> NDArray[np.int64]:
-    """The index of the nearest of the ascending levels for each point; the lower one where two are as near.
+def levels_for(points: Points, most: int, enough: float = 0.0) -> Levels:
+    """:func:`best_levels` for points that are in order."""
+    few = points.fewer(_POINTS)
+    n = len(few)
+    most = min(most, n)
+    exact = max(_EXACT // n, 1)
+    if most <= exact or (enough > 0 and few.error(banded(few, exact)) <= enough):
+        levels = _programme(few, most, enough)
+    elif most == n:
+        levels = few.at
+    else:
+        levels = _fewest(few, exact, most, enough) if enough > 0 else banded(few, most)
+    return levels if few is points else lloyd(points, levels)
 
-    >>> nearest(np.array([0.1, 0.5, 0.9]), np.array([0.0, 1.0])).tolist()
-    [0, 0, 1]
-    """
-    return np.searchsorted((levels[1:] + levels[:-1]) / 2, points)
 
-
-def best_levels(points: Points, weights: Points, most: int, enough: float = 0.0) -> Levels:
+def best_levels(points: Numbers, weights: Numbers, most: int, enough: float = 0.0) -> Levels:
     """The fewest ascending levels of which Σ weight · (point − nearest level)² is ``enough`` or less; at most ``most``.
 
-    The least such sum for their number up to 4,096 distinct points (Wang & Song 2011, Ckmeans.1d.dp, with the search
-    of Wu 1991): always the same, and no start to choose. More points are drawn together into as many, and Lloyd's
-    algorithm ends on all of them.
+    Where distinct points times levels are 65,536 or less, the sum is the least for their number (Wang & Song 2011,
+    Ckmeans.1d.dp, with the search of Wu 1991). Beyond, it is next to that: see
+    :mod:`bayesprune.sparse.saving.coding.bands`. More than 4,096 distinct points are first drawn together into as many,
+    and Lloyd's algorithm ends on all of them.
 
     Args:
         points: the numbers, finite, at least one.
@@ -112,18 +108,4 @@ def best_levels(points: Points, weights: Points, most: int, enough: float = 0.0)
     >>> best_levels(np.array([0.0, 1.0, 10.0, 11.0]), np.ones(4), most=2)
     array([ 0.5, 10.5])
     """
-    distinct, where = np.unique(points, return_inverse=True)
-    weight = np.bincount(where, weights)
-    if len(distinct) <= _EXACT:
-        return _programme(distinct, weight, most, enough)
-    levels = _programme(*_drawn_together(distinct, weight), most, enough)
-    sums = (np.concatenate([[0.0], np.cumsum(x)]) for x in (weight, weight * distinct))
-    weight_to, sum_to = sums
-    for _ in range(_ROUNDS):
-        ends = np.searchsorted(distinct, (levels[1:] + levels[:-1]) / 2, side="right")
-        bounds = np.unique(np.concatenate([[0], ends, [len(distinct)]]))
-        moved = np.diff(sum_to[bounds]) / np.diff(weight_to[bounds])
-        if len(moved) == len(levels) and np.allclose(moved, levels, rtol=1e-9, atol=0.0):
-            break
-        levels = moved
-    return levels
+    return levels_for(in_order(points, weights), most, enough)
