@@ -1,6 +1,7 @@
 """The posterior predictive: averages over weight draws, and where the uncertainty comes from."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -217,6 +218,7 @@ def _joined(parts: list[Any]) -> Any:
     return tree_map(lambda *of: None if any(part is None for part in of) else torch.cat(of), *parts)
 
 
+@contextmanager
 def evaluating(bnet: BayesianNet) -> Iterator[None]:
     """A context in which a module is in eval mode."""
     mode = bnet.training
