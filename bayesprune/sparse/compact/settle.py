@@ -15,6 +15,7 @@ from bayesprune.sparse.compact.written import Attributes, Ran, Suspect, run, sus
 
 __all__ = ["settle"]
 
+_NEAR = 4  # modules whose integers are tried where one raises
 _ALONE = 16  # modules that are given up one at a time
 
 
@@ -65,25 +66,28 @@ def _cut(
     made = cut(masked, masks, prepared, facts, solution)
     attributes: Attributes = {}
     ran = run(made.net, example)
-    while ran.error is not None and ran.path not in stuck:
-        further = _helped(made.net, prepared.net, example, found, ran)
+    while ran.error is not None:
+        near = dict.fromkeys([ran.path, *(one.path for one in _before(facts, found, ran)[::-1])])
+        paths = [path for path in near if path not in stuck][:_NEAR]
+        tried = ((path, _helped(made.net, prepared.net, example, found, ran, path)) for path in paths)
+        path, further = next(((path, one) for path, one in tried if one is not None), ("", None))
         if further is None:
             break
-        attributes.setdefault(ran.path, {}).update(further[0])
+        attributes.setdefault(path, {}).update(further[0])
         ran = further[1]
     return (cut(masked, masks, prepared, facts, solution, attributes) if attributes else made), attributes, ran
 
 
 def _helped(
-    net: nn.Module, full: nn.Module, example: object, found: list[Suspect], ran: Ran
+    net: nn.Module, full: nn.Module, example: object, found: list[Suspect], ran: Ran, path: str
 ) -> tuple[dict[str, int | tuple[int, ...]], Ran] | None:
-    """Integers of the module that raised, set in ``net``, with which it runs further."""
+    """Integers of the module ``path``, set in ``net``, with which it runs further than it ran."""
     sides: dict[int, set[int]] = {}
     for one in found:
-        for before, after in one.sides if one.path == ran.path else ():
+        for before, after in one.sides if one.path == path else ():
             sides.setdefault(before, set()).add(after)
-    module = net.get_submodule(ran.path)
-    for trial in trials(full.get_submodule(ran.path), sides):
+    module = net.get_submodule(path)
+    for trial in trials(full.get_submodule(path), sides):
         were = {name: getattr(module, name) for name in trial}
         if were == trial:
             continue
@@ -109,13 +113,17 @@ def _apart(masked: nn.Module, made: Cut, example: object) -> tuple[float, Ran]:
         return float("inf"), Ran(error, "", 0)
 
 
+def _before(facts: Facts, found: list[Suspect], ran: Ran) -> list[Suspect]:
+    """What was viewed before the module that raised was called, the last of it last."""
+    starts = [place for path, place in facts.entered.items() if f"{path}.".startswith(prefix_of(ran.path))]
+    return [one for one in found if one.place <= min(starts, default=len(facts.limits))]
+
+
 def _raised(net: nn.Module, facts: Facts, solution: Solution, found: list[Suspect], ran: Ran) -> list[Uncut] | None:
     """What to leave as it is where a module raised: what it views itself, else what was viewed last before it."""
     own = [one for one in found if one.path == ran.path]
     if not own:
-        starts = [place for path, place in facts.entered.items() if f"{path}.".startswith(prefix_of(ran.path))]
-        before = [one for one in found if one.place <= min(starts, default=len(facts.limits))]
-        own = [before[-1]] if before else found[-1:]
+        own = _before(facts, found, ran)[-1:] or found[-1:]
     if own:
         return [limit for one in own for limit in one.limits]
     reason = f"{named(net, ran.path)} would raise: {str(ran.error).strip().splitlines()[0][:200]}"

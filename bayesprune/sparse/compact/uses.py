@@ -34,7 +34,7 @@ def tie_spreads(facts: Facts) -> None:
     pending = facts.spreads
     while pending:
         classes = classes_of(facts)
-        apart = [one for one in pending if _meets_several(one, classes)]
+        apart = [one for one in pending if not _goes_along(one, classes)]
         for one in pending:
             if not any(one is other for other in apart):
                 facts.tie(one.out, one.own)
@@ -46,10 +46,11 @@ def tie_spreads(facts: Facts) -> None:
         facts.limits += one.limits
 
 
-def _meets_several(spread: Spread, classes: Tensor) -> bool:
+def _goes_along(spread: Spread, classes: Tensor) -> bool:
+    """Whether each entry meets one channel, and not all of them the same, which a table of all layers would tie."""
     own, place = spread.own.unique(return_inverse=True)
     met = torch.unique(place * (int(classes.max()) + 1) + classes[spread.out])
-    return len(met) > len(own)
+    return len(met) == len(own) and (len(own) == 1 or len(classes[spread.out].unique()) > 1)
 
 
 def _tie(facts: Facts, index: list[Tensor], atoms: list[Tensor]) -> None:
