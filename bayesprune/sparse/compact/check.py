@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bayesprune.sparse.checks import call
 
-__all__ = ["difference", "tensors_of"]
+__all__ = ["difference"]
 
 
 def difference(dense: nn.Module, compact: nn.Module, example: object) -> float:
@@ -30,7 +30,7 @@ def difference(dense: nn.Module, compact: nn.Module, example: object) -> float:
     worst = 0.0
     for given in (example, _noise(example)):
         with torch.no_grad():
-            expected, got = tensors_of(call(dense, given)), tensors_of(call(compact, given))
+            expected, got = _tensors(call(dense, given)), _tensors(call(compact, given))
         if len(expected) != len(got):
             return float("inf")
         worst = max([worst, *(_apart(a, b) for a, b in zip(expected, got, strict=True))])
@@ -59,21 +59,14 @@ def _mapped(value: Any, change: Any) -> Any:
     return value
 
 
-def tensors_of(value: Any, depth: int = 8) -> list[Tensor]:
-    """The tensors in a net's results: in tuples, dicts and objects. A decoder's cache is passed over."""
+def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
-        return [x for one in value.values() for x in tensors_of(one)]
+        return [x for one in value.values() for x in _tensors(one)]
     if isinstance(value, tuple | list):
-        return [x for one in value for x in tensors_of(one)]
-    if isinstance(value, nn.Module | type) or not hasattr(value, "__dict__") or _is_cache(value) or not depth:
-        return []
-    return [x for one in vars(value).values() for x in tensors_of(one, depth - 1)]
-
-
-def _is_cache(value: object) -> bool:
-    return any("Cache" in kind.__name__ for kind in type(value).__mro__)
+        return [x for one in value for x in _tensors(one)]
+    return []
 
 
 def _apart(a: Tensor, b: Tensor) -> float:

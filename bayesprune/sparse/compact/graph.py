@@ -12,7 +12,6 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from bayesprune.sparse.checks import call, without_fast_paths
-from bayesprune.sparse.compact.check import tensors_of
 
 __all__ = ["Graph", "arguments", "named", "trace", "where", "within"]
 
@@ -72,6 +71,20 @@ class _Noting(TorchFunctionMode):
         if isinstance(result, Tensor) and not isinstance(result, nn.Parameter) and result.is_floating_point():
             self.found.append(result)
         return result
+
+
+def tensors_of(value: Any, depth: int = 8) -> list[Tensor]:
+    """The tensors in a net's results: in tuples, dicts and objects. A decoder's cache is passed over."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [x for one in value.values() for x in tensors_of(one, depth)]
+    if isinstance(value, tuple | list):
+        return [x for one in value for x in tensors_of(one, depth)]
+    cache = any("Cache" in kind.__name__ for kind in type(value).__mro__)
+    if isinstance(value, nn.Module | type) or cache or not depth:
+        return []
+    return [x for one in getattr(value, "__dict__", {}).values() for x in tensors_of(one, depth - 1)]
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:

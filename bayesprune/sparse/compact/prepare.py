@@ -62,19 +62,19 @@ def prepare(net: nn.Module, masks: Mapping[str, Tensor], example: object, skip: 
     closed = {path: why for path, module in net.named_modules() if (why := _why_closed(path, module, skipped))}
     shared = {name for name, names in shared_names(net).items() if len(names) > 1}
     opened: dict[str, bool] = {}
-    copied = copy.deepcopy(net)
+    opening = copy.deepcopy(net)
     for path in attentions:
         why = _why_shut(net.get_submodule(path), path, shared, calls)
         if why is not None:
             closed.setdefault(path, why)
         if path not in closed:
             opened[path] = calls[path].split
-    copied = Surgery(composites=opened).apply(copied)
-    watched = [path for path, module in copied.named_modules() if hooked(module) and path not in closed]
+    opening = Surgery(composites=opened).apply(opening)
+    watched = [path for path, module in opening.named_modules() if hooked(module) and path not in closed]
     for path in watched:
-        module = copied.get_submodule(path)
+        module = opening.get_submodule(path)
         module.forward = _copied_out(module.forward)  # type: ignore[method-assign]
-    for module in copied.modules():
+    for module in opening.modules():
         if type(module) in _ASK:
             module.register_forward_pre_hook(_not_causal, with_kwargs=True)
     renamed: dict[str, Tensor] = {}
@@ -83,12 +83,12 @@ def prepare(net: nn.Module, masks: Mapping[str, Tensor], example: object, skip: 
         if path is None:
             renamed[name] = mask
             continue
-        prefix, module = prefix_of(path), copied.get_submodule(path)
+        prefix, module = prefix_of(path), opening.get_submodule(path)
         assert isinstance(module, SparseAttention)
         parts = module.parts(name.removeprefix(prefix))
         rows = [module.get_parameter(part).shape[0] for part in parts]
         renamed |= {prefix + part: rows_of for part, rows_of in zip(parts, mask.split(rows), strict=True)}
-    return Prepared(copied, renamed, opened, closed, watched)
+    return Prepared(opening, renamed, opened, closed, watched)
 
 
 def _copied_out(forward: Callable[..., object]) -> Callable[..., object]:

@@ -47,7 +47,7 @@ def settle(
             told = f"they would differ by {apart:.1e} of the largest" if ran.error is None else str(ran.error)
             raise ValueError(
                 f"compact cannot check {named(masked, '')}: nothing is cut, and yet its results are not those of the "
-                f"masked net ({told}); a net that draws numbers in eval mode is never the same twice"
+                f"masked net ({told}); is it never the same twice?"
             )
         limits += more
 
