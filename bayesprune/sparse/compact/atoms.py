@@ -9,26 +9,47 @@ __all__ = ["Atoms", "combine", "core", "distinct", "relabel", "spread", "tight",
 
 
 class Atoms:
-    """Numbered from 0; each knows the constant that all its entries equal, or NaN where there is none."""
+    """Numbered from 0; each knows the constant that all its entries equal, or NaN where there is none.
+
+    Behind zeros of a padding a constant is one no longer, but a factor of a *shape* that all channels share there.
+    Shapes are numbers, 0 for what is the same everywhere.
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self._values = torch.full((1024,), torch.nan, dtype=torch.float64)
+        self._shapes = torch.zeros(1024, dtype=torch.int64)
+        self._known: dict[tuple[object, int], int] = {}
 
-    def new(self, count: int, values: Tensor | None = None) -> Tensor:
-        """The numbers of ``count`` fresh atoms; ``values`` are their constants, NaN where unknown."""
+    def new(self, count: int, values: Tensor | None = None, shapes: Tensor | None = None) -> Tensor:
+        """The numbers of ``count`` fresh atoms, of these constants, NaN where unknown, or factors of ``shapes``."""
         first, self.count = self.count, self.count + count
         if self.count > len(self._values):
-            more = torch.full((max(len(self._values), count),), torch.nan, dtype=torch.float64)
-            self._values = torch.cat([self._values, more])
+            room = max(len(self._values), count)
+            self._values = torch.cat([self._values, torch.full((room,), torch.nan, dtype=torch.float64)])
+            self._shapes = torch.cat([self._shapes, torch.zeros(room, dtype=torch.int64)])
         if values is not None:
             values = values.to(torch.float64)
             self._values[first : self.count] = torch.where(values.isfinite(), values, torch.nan)
+        if shapes is not None:
+            self._shapes[first : self.count] = shapes
         return torch.arange(first, self.count)
 
     def values(self, atoms: Tensor) -> Tensor:
         """The constants of ``atoms``, float64."""
-        return self._values[atoms]
+        values = self._values[atoms]
+        return torch.where((self._shapes[atoms] == 0) | (values == 0), values, torch.nan)
+
+    def shaped(self, index: Tensor, atoms: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """As :meth:`uniform`, with factors of shapes: these, and the number of the shape for each place."""
+        values, shapes = self._values[atoms], self._shapes[atoms]
+        low = torch.full((count,), 1 << 62, dtype=torch.int64).scatter_reduce(0, index, shapes, "amin")
+        high = torch.full((count,), -1, dtype=torch.int64).scatter_reduce(0, index, shapes, "amax")
+        return torch.where(low == high, _uniform(index, values, count), torch.nan), torch.where(low == high, low, 0)
+
+    def after(self, operator: object, shapes: Tensor) -> Tensor:
+        """The numbers of what a linear operator, the same for all channels, makes of ``shapes``."""
+        return shapes.clone().apply_(lambda shape: self._known.setdefault((operator, shape), len(self._known) + 1))
 
     def uniform(self, index: Tensor, atoms: Tensor, count: int) -> Tensor:
         """For each of ``count`` places the constant of all atoms there; NaN where they differ or are not constant.
@@ -38,10 +59,13 @@ class Atoms:
             atoms: their numbers.
             count: how many places there are.
         """
-        values = self.values(atoms)
-        low = torch.full((count,), torch.inf, dtype=torch.float64).scatter_reduce(0, index, values, "amin")
-        high = torch.full((count,), -torch.inf, dtype=torch.float64).scatter_reduce(0, index, values, "amax")
-        return torch.where(low == high, low, torch.nan)
+        return _uniform(index, self.values(atoms), count)
+
+
+def _uniform(index: Tensor, values: Tensor, count: int) -> Tensor:
+    low = torch.full((count,), torch.inf, dtype=torch.float64).scatter_reduce(0, index, values, "amin")
+    high = torch.full((count,), -torch.inf, dtype=torch.float64).scatter_reduce(0, index, values, "amax")
+    return torch.where(low == high, low, torch.nan)
 
 
 def varies(labels: Tensor, axis: int) -> bool:

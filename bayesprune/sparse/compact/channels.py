@@ -1,4 +1,4 @@
-"""Compaction rules for operators within each channel (pooling, eval-mode normalisation) or across channels."""
+"""Compaction rules for normalisation, in eval mode within each channel, and for what takes statistics across them."""
 
 import operator
 from typing import Any
@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprune.sparse.compact.atoms import combine, core, relabel, spread, tight, varies, varying
+from bayesprune.sparse.compact.atoms import combine, relabel, spread, varies
 from bayesprune.sparse.compact.facts import Axis, Flow
 from bayesprune.sparse.compact.graph import where
 from bayesprune.sparse.compact.products import columns_of
 from bayesprune.sparse.compact.walk import Result, Value, Walk, rule
+from bayesprune.sparse.compact.within import reduced
 
 __all__: list[str] = []
 
@@ -91,86 +92,6 @@ def prelu(walk: Walk, node: fx.Node) -> Result:
     return Value(relabel(out, labels))
 
 
-@rule(aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.adaptive_avg_pool1d, aten.adaptive_avg_pool2d,
-      aten.adaptive_avg_pool3d, aten.adaptive_max_pool1d, aten.adaptive_max_pool2d, aten.adaptive_max_pool3d,
-      aten.max_pool1d_with_indices, aten.max_pool2d_with_indices, aten.max_pool3d_with_indices,
-      aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d, aten.upsample_linear1d,
-      aten.upsample_bilinear2d, aten.upsample_trilinear3d, aten.upsample_bicubic2d, aten._upsample_nearest_exact1d,
-      aten._upsample_nearest_exact2d, aten._upsample_nearest_exact3d, aten._upsample_bilinear2d_aa)  # fmt: skip
-def resize(walk: Walk, node: fx.Node) -> Result:
-    """Pooling and resizing that keep a constant channel constant."""
-    return _within(walk, node, keeps=True)
-
-
-@rule(aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d)
-def avg_pool(walk: Walk, node: fx.Node) -> Result:
-    """Average pooling: a mean over windows, into which the padding's zeros count."""
-    padding: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("padding", 0)
-    counted = node.args[5] if len(node.args) > 5 else node.kwargs.get("count_include_pad", True)
-    divisor = node.args[6] if len(node.args) > 6 else node.kwargs.get("divisor_override")
-    padded = any(padding) if isinstance(padding, tuple | list) else bool(padding)
-    return _within(walk, node, keeps=divisor is None and not (padded and counted))
-
-
-def _within(walk: Walk, node: fx.Node, keeps: bool) -> Result:
-    """Each channel by itself, over the axes after it."""
-    value, meta = walk.value(node.args[0]), node.meta["val"]
-    assert value is not None
-    several = isinstance(meta, tuple | list)
-    shape = meta[0].shape if several else meta.shape
-    axes = [axis for axis in range(value.labels.dim()) if value.shape[axis] != shape[axis] or axis > 1]
-    result = _reduced(walk, value, axes, keeps)
-    labels = result.labels
-    for axis in axes:
-        labels = labels.narrow(axis, 0, 1)
-    made = Value(labels.expand(shape))
-    return [made, *(walk.fresh(one.shape, [value], "indices") for one in meta[1:])] if several else made
-
-
-def _reduced(walk: Walk, value: Value, axes: list[int], keeps: bool, zero: bool = True) -> Value:
-    """One atom for all entries along ``axes``, in the shape of ``value``; it ``keeps`` constants, or ``zero`` alone."""
-    first = value.labels
-    for axis in axes:
-        first = first.narrow(axis, 0, 1)
-    index, (firsts,) = combine([tight(first)], walk.facts.atoms.count)
-    place = index.expand(value.shape)
-    if any(varies(value.labels, axis) for axis in axes):
-        spots = varying(value.labels)
-        pairs = torch.unique(core(place, spots) * walk.facts.atoms.count + core(value.labels, spots))
-        index_of, atoms = pairs // walk.facts.atoms.count, pairs % walk.facts.atoms.count
-    else:
-        index_of, atoms = torch.arange(len(firsts)), firsts
-    constant = walk.facts.atoms.uniform(index_of, atoms, len(firsts))
-    if not keeps:
-        constant = torch.where((constant == 0) & zero, constant, torch.nan)
-    out = walk.facts.atoms.new(len(firsts), constant)
-    walk.facts.tie(out[index_of], atoms)
-    walk.facts.steps.append(Flow(out[index_of], atoms))
-    return Value(tight(relabel(out, index).expand(value.shape)))
-
-
-@rule(aten.mean, aten.sum, aten.amax, aten.amin, aten.logsumexp, aten.var, aten.std, aten.norm, aten.linalg_vector_norm,
-      aten.max, aten.min, aten.argmax, aten.argmin, aten.prod, aten.cumsum, aten.any, aten.all)  # fmt: skip
-def reduce(walk: Walk, node: fx.Node) -> Result:
-    """Reductions: over positions each channel by itself; over channels they all stay."""
-    value, meta = walk.value(node.args[0]), node.meta["val"]
-    packet = node.target.overloadpacket  # type: ignore[union-attr]
-    known = {aten.mean: True, aten.amax: True, aten.amin: True, aten.sum: False}
-    if value is None or packet not in known or not isinstance(meta, Tensor):
-        return walk.barrier(node, f"{packet.__name__} in {where(node) or 'the net'} takes it as a whole")
-    given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    dims = value.labels.dim()
-    axes = sorted({axis % dims for axis in ([given] if isinstance(given, int) else given or range(dims))})
-    others = [axis for axis in range(dims) if axis not in axes]
-    if any(varies(value.labels, axis) for axis in axes) and not any(varies(value.labels, axis) for axis in others):
-        return walk.barrier(node, f"{packet.__name__} in {where(node) or 'the net'} is over the channels")
-    labels = _reduced(walk, value, axes, known[packet]).labels
-    for axis in reversed(axes):
-        labels = labels.narrow(axis, 0, 1)
-        labels = labels if meta.dim() == dims else labels.squeeze(axis)
-    return Value(labels.reshape(meta.shape) if labels.shape != meta.shape else labels)
-
-
 @rule(aten.layer_norm, aten.rms_norm, aten.native_layer_norm)
 def layer_norm(walk: Walk, node: fx.Node) -> Result:
     """Layer normalisation: statistics over the channels, which all stay."""
@@ -191,7 +112,7 @@ def softmax(walk: Walk, node: fx.Node) -> Result:
     axis %= value.labels.dim()
     others = (other for other in range(value.labels.dim()) if other != axis)
     if varies(value.labels, axis) and any(varies(value.labels, other) for other in others):
-        result = _reduced(walk, value, [axis], keeps=False, zero=False)
+        result = reduced(walk, value, [axis], keeps=False, zero=False)
     else:
         result = _across(walk, node, value, [axis] if varies(value.labels, axis) else [], "softmax")
     sums = node.target.overloadpacket in (aten.softmax, aten._softmax)  # type: ignore[union-attr]

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from bayesprune._copies import on_its_own
 from bayesprune._turns import in_turn
 from bayesprune.sparse.checks import run_example
-from bayesprune.sparse.compact import attention, channels, moves, products  # noqa: F401  (their rules)
-from bayesprune.sparse.compact.atoms import distinct, varying
-from bayesprune.sparse.compact.check import difference
-from bayesprune.sparse.compact.cut import Change, Cut, cut
-from bayesprune.sparse.compact.facts import Facts, Parts, Rect, Uncut
-from bayesprune.sparse.compact.graph import blame, called, trace
+from bayesprune.sparse.compact import attention, channels, moves, places, products, within  # noqa: F401  (their rules)
+from bayesprune.sparse.compact.cut import Change
+from bayesprune.sparse.compact.facts import Facts
+from bayesprune.sparse.compact.graph import trace
 from bayesprune.sparse.compact.pointwise import pointwise
 from bayesprune.sparse.compact.prepare import Prepared, prepare
-from bayesprune.sparse.compact.solve import Solution, box, solve
+from bayesprune.sparse.compact.settle import settle
+from bayesprune.sparse.compact.solve import Solution, keep_dropped
+from bayesprune.sparse.compact.uses import tie_spreads, tie_uses
 from bayesprune.sparse.compact.walk import Walk
 from bayesprune.sparse.layers.composite import parts_of
 from bayesprune.sparse.surgery.masked import masked_copy
@@ -148,63 +148,14 @@ def compact(
         run_example(masked, example)
     prepared = prepare(masked, masks, example, [skip] if isinstance(skip, str) else skip)
     graph = trace(prepared.net, example)
-    facts = Walk(prepared.net, graph, prepared.masks, prepared.closed, pointwise).facts
-    _refuse_unknown(prepared.net, facts)
-    limits: list[Uncut] = []
-    while True:
-        solution = solve(facts, *limits)
-        made = cut(masked, masks, prepared, facts, solution)
-        why = _wrong(masked, made, example)
-        if why is None:
-            break
-        written = _written_in(facts, solution)
-        if not written:
-            raise ValueError(f"compact cannot cut {why}; name the module in skip=, and it stays as it is")
-        limits += written
+    walk = Walk(prepared.net, graph, prepared.masks, prepared.closed, pointwise)
+    walk.watch(graph, prepared.watched)
+    facts = walk.facts
+    tie_uses(facts)
+    tie_spreads(facts)
+    keep_dropped(facts)
+    solution, made = settle(masked, masks, prepared, facts, example)
     return Compacted(made.net, made.masks, made.changes, _reasons(prepared, facts, solution))
-
-
-def _refuse_unknown(net: nn.Module, facts: Facts) -> None:
-    """Refuse a net in which something that would go meets an operator that is not known."""
-    if not facts.unknown:
-        return
-    daring = solve(facts, daring=True)
-    for atoms, reason in facts.unknown:
-        if bool(daring.of(atoms).any()):
-            operator, _, path = reason.partition(" in ")
-            name = called(net, "" if path == "the net" else path)
-            raise ValueError(
-                f"compact does not know what {operator} in {name} does with channels that the masks empty; "
-                f"name that module in skip=, and what it works on stays"
-            )
-
-
-def _wrong(masked: nn.Module, made: Cut, example: object) -> str | None:
-    """What is in the way, where the cut's results are not those of the masked net."""
-    try:
-        apart = difference(masked, made.net, example)
-    except Exception as error:  # whatever a forward raises
-        return blame(made.net, example) or str(error)
-    dtype = next((x.dtype for x in made.net.parameters() if x.is_floating_point()), torch.float32)
-    if apart <= max(1e-5, 4 * torch.finfo(dtype).eps):
-        return None
-    return f"{called(masked, '')}: its results would differ by {apart:.1e} of the largest"
-
-
-def _written_in(facts: Facts, solution: Solution) -> list[Uncut]:
-    """What was cut along axes whose length may be written into a forward: of heads and groups, of equal parts."""
-    found = []
-    for limit in facts.limits:
-        if not isinstance(limit, Parts) and not (isinstance(limit, Rect) and limit.viewed):
-            continue
-        spots = varying(limit.labels)
-        stays = box(solution.of(distinct(limit.labels)))
-        axes = [limit.axis] if isinstance(limit, Parts) else spots if len(spots) > 1 else []
-        cut_along = next((axis for axis in axes if not bool(stays[axis].all())), None)
-        if cut_along is not None:
-            reason = f"a size is written into the forward of {limit.path or 'the net'}"
-            found.append(Uncut(limit.labels, cut_along, limit.path, reason))
-    return found
 
 
 def _reasons(prepared: Prepared, facts: Facts, solution: Solution) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one parameter or buffer.
+    """What became of one parameter or buffer, or of a size that a module holds in an integer.
 
     Args:
         old: its shape; None where there was none.
@@ -56,7 +57,14 @@ class _Tensors:
         return self.new[name] if name in self.new else self.old[name].detach()
 
 
-def cut(net: nn.Module, masks: Mapping[str, Tensor], prepared: Prepared, facts: Facts, solution: Solution) -> Cut:
+def cut(
+    net: nn.Module,
+    masks: Mapping[str, Tensor],
+    prepared: Prepared,
+    facts: Facts,
+    solution: Solution,
+    attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]] = MappingProxyType({}),
+) -> Cut:
     """A copy of ``net`` without what goes.
 
     Args:
@@ -65,16 +73,19 @@ def cut(net: nn.Module, masks: Mapping[str, Tensor], prepared: Prepared, facts: 
         prepared: what was analysed.
         facts: what was found in it.
         solution: what goes.
+        attributes: by module, sizes that it holds in integers, as they are to be.
     """
     tensors = _Tensors(prepared.net, prepared.masks)
+    moved: set[str] = set()
     for step in facts.steps:
-        if isinstance(step, Read):
+        if isinstance(step, Read) and step.weight not in moved:  # a layer that is called twice takes them once
+            moved.add(step.weight)
             _move_constants(step, tensors, solution)
     kept = _kept(facts, solution)
     groups: dict[str, int] = {}
     changes: dict[str, Change] = {}
-    for step in facts.steps:
-        if isinstance(step, Read) and len(step.kept) > 1:
+    for step in {step.weight: step for step in facts.steps if isinstance(step, Read)}.values():
+        if len(step.kept) > 1:
             _cut_groups(step, kept, tensors, solution, groups, changes)
     for name, axes in kept.items():
         _cut_axes(name, axes, tensors, changes)
@@ -82,59 +93,77 @@ def cut(net: nn.Module, masks: Mapping[str, Tensor], prepared: Prepared, facts: 
         before = tensors.old.get(name)
         old = None if before is None else tuple(before.shape)
         changes.setdefault(name, Change(old, tuple(x.shape), (None,) * x.dim()))
-    result, left = _fit(net, masks, prepared, tensors, groups, _heads(prepared.net, facts, solution))
+    settings: dict[str, dict[str, int | tuple[int, ...]]] = {}
+    for path, own in (*_heads(prepared.net, facts, solution).items(), *attributes.items()):
+        settings.setdefault(path, {}).update(own)
+    for path, own in attributes.items():
+        for name, value in own.items():
+            before = getattr(prepared.net.get_submodule(path), name)
+            changes[prefix_of(path) + name] = Change(_shape(before), _shape(value), (None,) * len(_shape(value)))
+    result, left = _fit(net, masks, prepared, tensors, groups, settings)
     left = {name: mask for name, mask in left.items() if not bool(mask.all())}
     return Cut(result, left, changes)
 
 
+def _shape(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (size,) if isinstance(size, int) else size
+
+
 def _move_constants(step: Read, tensors: _Tensors, solution: Solution) -> None:
     """Add what goes and is constant to the bias, or to the column of the constant that stands in."""
-    count = len(step.constant)
-    gone = torch.zeros(count, dtype=torch.bool)
+    gone = torch.zeros(len(step.constant), dtype=torch.bool)
     gone[step.index] = solution.of(step.columns)
     moved = gone & (step.constant != 0) & ~step.constant.isnan()
-    carrier = solution.carriers.get(step)
-    if not bool(moved.any()) or (carrier is None and not step.takes_constants):  # else no row that is needed reads them
-        return
-    weight = tensors.get(step.weight)
-    mask = tensors.masks.get(step.weight)
-    groups, rows, _ = step.kept.shape
-    wide = _matrix(weight.to("cpu", torch.float64), step, groups, rows)
-    read = (step.kept & moved.view(groups, 1, -1)).any(2).flatten()
+    groups = len(step.kept)
+    read = step.kept & moved.view(groups, 1, -1)
     if not bool(read.any()):
         return
-    if carrier is None:
-        assert step.bias is not None
-        amount = torch.where(moved, step.constant, 0.0).view(groups, 1, -1)
-        add = (wide.flatten(3).sum(3) * amount).sum(2).flatten()
-        like = tensors.get(step.bias) if step.bias in tensors.old or step.bias in tensors.new else None
-        before = torch.zeros_like(add) if like is None else like.to("cpu", torch.float64)
-        made = (before + add).to(weight.device, weight.dtype if like is None else like.dtype)
-        tensors.new[step.bias] = made
-        if step.bias in tensors.masks:
-            tensors.masks[step.bias] = tensors.masks[step.bias] | read.to(tensors.masks[step.bias].device)
-        return
-    share = torch.where(moved, step.constant / step.constant[carrier], 0.0)
-    axis = 1 - step.out_axis
-    sides = [1] * weight.dim()
-    sides[axis] = -1
-    full = weight.to("cpu", torch.float64)
-    merged = full.select(axis, carrier) + (full * share.view(sides)).sum(axis)
-    new = weight.clone()
-    new.select(axis, carrier).copy_(merged)
+    if bool((moved & step.takes).any()):
+        _into_bias(step, tensors, moved & step.takes)
+    families = step.families
+    for family, carrier in solution.carriers.get(step.weight, {}).items():
+        mine = moved & ~step.takes & (families == family)
+        if bool(mine.any()):
+            _into_column(step, tensors, mine, carrier)
+
+
+def _into_bias(step: Read, tensors: _Tensors, moved: Tensor) -> None:
+    assert step.bias is not None
+    groups = len(step.kept)
+    weight = tensors.get(step.weight)
+    wide = _by_group(weight.to("cpu", torch.float64), step)
+    amount = torch.where(moved, step.constant, 0.0).view(groups, 1, -1)
+    add = ((wide.flatten(3).sum(3) if wide.dim() > 3 else wide) * amount).sum(2).flatten()
+    like = tensors.get(step.bias) if step.bias in tensors.old or step.bias in tensors.new else None
+    before = torch.zeros_like(add) if like is None else like.to("cpu", torch.float64)
+    tensors.new[step.bias] = (before + add).to(weight.device, weight.dtype if like is None else like.dtype)
+    if step.bias in tensors.masks:
+        read = (step.kept & moved.view(groups, 1, -1)).any(2).flatten()
+        tensors.masks[step.bias] = tensors.masks[step.bias] | read.to(tensors.masks[step.bias].device)
+
+
+def _into_column(step: Read, tensors: _Tensors, moved: Tensor, carrier: int) -> None:
+    group, place = divmod(carrier, step.kept.shape[2])
+    own = moved.view(len(step.kept), -1)[group]
+    share = torch.where(moved, step.constant / step.constant[carrier], 0.0).view(len(step.kept), -1)[group]
+    weight = tensors.get(step.weight)
+    wide = _by_group(weight.to("cpu", torch.float64), step)[group]
+    merged = wide[:, place] + (wide * share.view(-1, *[1] * (wide.dim() - 2))).sum(1)
+    new = weight.clone(memory_format=torch.contiguous_format)
+    _by_group(new, step)[group][:, place] = merged.to(new)
     tensors.new[step.weight] = new
+    mask = tensors.masks.get(step.weight)
     if mask is not None:
-        mask = mask.clone()
-        mask.select(axis, carrier).copy_(
-            mask.select(axis, carrier) | (mask & moved.view(sides).to(mask.device)).any(axis)
-        )
+        mask = mask.clone(memory_format=torch.contiguous_format)
+        kept = _by_group(mask, step)[group]
+        kept[:, place] = kept[:, place] | kept[:, own.to(mask.device)].any(1)
         tensors.masks[step.weight] = mask
 
 
-def _matrix(weight: Tensor, step: Read, groups: int, rows: int) -> Tensor:
-    """``(groups, rows, columns, positions…)``."""
+def _by_group(weight: Tensor, step: Read) -> Tensor:
+    """A view ``(groups, rows, columns, positions…)`` of a weight."""
     weight = weight.transpose(0, 1) if step.out_axis else weight
-    return weight.reshape(groups, rows, *weight.shape[1:]).unsqueeze(-1)
+    return weight.reshape(len(step.kept), -1, *weight.shape[1:]) if len(step.kept) > 1 else weight.unsqueeze(0)
 
 
 def _kept(facts: Facts, solution: Solution) -> dict[str, dict[int, Tensor]]:
@@ -232,7 +261,7 @@ def _fit(
     prepared: Prepared,
     tensors: _Tensors,
     groups: Mapping[str, int],
-    heads: Mapping[str, Mapping[str, int]],
+    attributes: Mapping[str, Mapping[str, int | tuple[int, ...]]],
 ) -> tuple[nn.Module, dict[str, Tensor]]:
     """Put the new tensors into a copy of ``net``, in which only that attention is opened of which something went."""
     result = copied(net)
@@ -244,13 +273,13 @@ def _fit(
         left |= {name: mask for name, mask in prepared.masks.items() if name.startswith(prefix)}
     result = Surgery(composites={path: prepared.opened[path] for path in opened}).apply(result)
     left = {name: tensors.masks.get(name, mask) for name, mask in left.items()}
-    by_path: dict[str, dict[str, Tensor]] = {path: {} for path in heads}
+    by_path: dict[str, dict[str, Tensor]] = {path: {} for path in attributes}
     for name, x in tensors.new.items():
         path, _, leaf = name.rpartition(".")
         by_path.setdefault(path, {})[leaf] = x
     for path, own in by_path.items():
         module = result.get_submodule(path)
-        settings = dict(heads.get(path, {}))
+        settings = dict(attributes.get(path, {}))
         if path in groups:
             settings["groups"] = groups[path]
         elif (

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bayesprune.sparse.compact.atoms import Atoms
 
-__all__ = ["Axis", "Facts", "Flow", "Groups", "Limit", "Mix", "Parts", "Read", "Rect", "Uncut", "Whole"]
+__all__ = ["Axis", "Facts", "Flow", "Groups", "Limit", "Mix", "Parts", "Read", "Rect", "Spread", "Uncut", "Whole"]
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,10 @@ class Read:
         rows: the atom of each row, groups one after the other.
         index: the column of each of ``columns``, groups one after the other.
         columns: the atoms that columns read.
-        constant: for each column what it reads where that is one constant, else NaN.
+        constant: for each column what it reads where that is one constant, or the factor of a shape, else NaN.
+        shapes: for each column the number of that shape.
         folds: whether a constant adds the same to all entries of a row: not where a padding's zeros come between.
-        carries: whether one constant column can stand in for others.
+        carries: whether one constant column can stand in for others of its group and shape.
         out_axis: the weight's axis of rows; 0 but for transposed weights.
     """
 
@@ -53,14 +54,21 @@ class Read:
     index: Tensor
     columns: Tensor
     constant: Tensor
+    shapes: Tensor
     folds: bool
-    carries: bool
+    carries: bool = True
     out_axis: int = 0
 
     @property
-    def takes_constants(self) -> bool:
-        """Whether a constant can move into its bias."""
-        return self.folds and self.bias is not None
+    def takes(self) -> Tensor:
+        """For each column whether its constant, where it is one, can move into the bias."""
+        return (self.shapes == 0) & (self.folds and self.bias is not None)
+
+    @property
+    def families(self) -> Tensor:
+        """For each column the number of those that can stand in for one another: of one group and shape."""
+        groups, _, columns = self.kept.shape
+        return torch.arange(groups).repeat_interleave(columns) * (int(self.shapes.max()) + 1) + self.shapes
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,21 @@ class Groups:
     path: str
 
 
+@dataclass(frozen=True)
+class Spread:
+    """An operand spread over some axes, which varies along others: it goes along where all that it meets goes together.
+
+    Args:
+        out: the atoms of the result.
+        own: the operand's beside each.
+        limits: what holds where these are not of one channel for all of ``out``: then the operand stays.
+    """
+
+    out: Tensor
+    own: Tensor
+    limits: tuple[Uncut, ...]
+
+
 Limit = Rect | Uncut | Parts | Groups
 
 
@@ -135,13 +158,16 @@ class Facts:
     atoms: Atoms = field(default_factory=Atoms)
     steps: list[Flow | Mix | Read] = field(default_factory=list)  # in the order in which they are computed
     limits: list[Limit] = field(default_factory=list)
+    spreads: list[Spread] = field(default_factory=list)
     axes: list[Axis] = field(default_factory=list)
     wholes: list[Whole] = field(default_factory=list)
+    free: list[tuple[Tensor, str]] = field(default_factory=list)  # go only with what they meet; why they stay else
     ties: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     pins: list[tuple[Tensor, str]] = field(default_factory=list)
-    unknown: list[tuple[Tensor, str]] = field(default_factory=list)  # pins of operators that are not known
     stays: dict[str, str] = field(default_factory=dict)  # parameters that stay whole, and why
+    entered: dict[str, int] = field(default_factory=dict)  # by module, how many limits were there when it was called
     needed: list[Tensor] = field(default_factory=list)  # what the net gives out
+    dropped: list[Tensor] = field(default_factory=list)  # what a module gives that nothing given out needs
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Constraint: each of ``a`` goes only where the one beside it in ``b`` goes."""

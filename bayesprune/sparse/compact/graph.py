@@ -3,63 +3,109 @@
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 from bayesprune.sparse.checks import call, without_fast_paths
 
-__all__ = ["Graph", "blame", "trace", "where"]
+__all__ = ["Graph", "arguments", "named", "trace", "where", "within"]
 
 _TAKEN_APART = (torch.ops.aten.einsum.default,)  # into products and views
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The operators in the order in which they run, and which placeholder is which parameter or buffer."""
+    """The operators in the order in which they run, and which placeholder is which parameter or buffer.
+
+    Args:
+        nodes: the operators.
+        names: placeholder -> the parameter's or buffer's name.
+        constants: placeholder -> a tensor that is neither.
+        given: how many of the outputs the net gives out; those after them are what its forward drops.
+        dropped: the paths of modules whose results nothing that is given out needs.
+    """
 
     nodes: tuple[fx.Node, ...]
-    names: Mapping[str, str]  # placeholder -> the parameter's or buffer's name
-    constants: Mapping[str, Tensor]  # placeholder -> a tensor that is neither
+    names: Mapping[str, str]
+    constants: Mapping[str, Tensor]
+    given: int
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass
+class _Count:
+    """How many tensors a traced net gave out; torch.export sets back what it finds on modules."""
+
+    given: int = 0
+
+
+class _Traced(nn.Module):
+    """Gives out the tensors in a net's results, and none of the caches and classes around them."""
+
+    def __init__(self, net: nn.Module, count: "_Count", dropped: bool = False) -> None:
+        super().__init__()
+        self.net, self.count, self.dropped = net, count, dropped
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        noting = _Noting()
+        with noting if self.dropped else nullcontext():
+            result = tensors_of(self.net(*args, **kwargs))
+        self.count.given = len(result)
+        return (*result, *noting.found)
+
+
+class _Noting(TorchFunctionMode):
+    """Notes all floating-point results, so that what a forward drops stays in the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and not isinstance(result, nn.Parameter) and result.is_floating_point():
+            self.found.append(result)
+        return result
+
+
+def tensors_of(value: Any, depth: int = 8) -> list[Tensor]:
+    """The tensors in a net's results: in tuples, dicts and objects. A decoder's cache is passed over."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [x for one in value.values() for x in tensors_of(one, depth)]
+    if isinstance(value, tuple | list):
+        return [x for one in value for x in tensors_of(one, depth)]
+    cache = any("Cache" in kind.__name__ for kind in type(value).__mro__)
+    if isinstance(value, nn.Module | type) or cache or not depth:
+        return []
+    return [x for one in getattr(value, "__dict__", {}).values() for x in tensors_of(one, depth - 1)]
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """An operator's arguments by the names of its schema, with the defaults of those that are not given."""
+    told = node.target._schema.arguments  # type: ignore[union-attr]
+    defaults = {one.name: one.default_value for one in told if one.has_default_value()}
+    names = [one.name for one in told]
+    return {**defaults, **dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
+def within(node: fx.Node) -> list[str]:
+    """The paths of the modules that are running when this operator is called, a later call of one as ``path@1``."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path.removeprefix("net").removeprefix(".") for path, _ in stack.values()]
+    return paths[1:]  # without the one around the net
 
 
 def where(node: fx.Node) -> str:
     """The path of the innermost module that calls this operator; empty for the net itself."""
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values()]
-    return re.sub(r"@\d+", "", paths[-1]) if paths else ""  # a second call of a module is told apart
-
-
-def blame(net: nn.Module, example: object) -> str | None:
-    """The innermost module that raises on the example, in words; None where nothing does."""
-    entered: list[str] = []
-    handles = []
-    for path, module in net.named_modules():
-
-        def enter(_module: nn.Module, _args: object, path: str = path) -> None:
-            entered.append(path)
-
-        def leave(_module: nn.Module, _args: object, _result: object) -> None:
-            entered.pop()
-
-        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    try:
-        with torch.no_grad():
-            call(net, example)
-    except Exception as error:
-        path = entered[-1] if entered else ""
-        return f"{called(net, path)}: {error}"
-    finally:
-        for handle in handles:
-            handle.remove()
-    return None
-
-
-def called(net: nn.Module, path: str) -> str:
-    """A module's path and class, for messages."""
-    kind = type(net.get_submodule(path)).__name__
-    return f"{path!r} ({kind})" if path else f"the net ({kind})"
+    paths = within(node)
+    return re.sub(r"@\d+", "", paths[-1]) if paths else ""
 
 
 def trace(net: nn.Module, example: object) -> Graph:
@@ -68,24 +114,60 @@ def trace(net: nn.Module, example: object) -> Graph:
     Raises:
         ValueError: the net has no graph: its control flow follows the data, or it calls what torch cannot record.
     """
-    args: tuple = ()
-    kwargs: dict[str, object] = {}
-    if isinstance(example, Mapping):
-        kwargs = dict(example)
-    else:
-        args = tuple(example) if isinstance(example, tuple | list) else (example,)
+    called, count = _called(net, example), _Count()
     try:
-        with warnings.catch_warnings(), torch.enable_grad(), without_fast_paths():
-            warnings.simplefilter("ignore")
-            taken_apart = {one: torch.export.default_decompositions()[one] for one in _TAKEN_APART}
-            program = torch.export.export(net, args, kwargs, strict=False).run_decompositions(taken_apart)
+        graph = _graph(_exported(_Traced(net, count), *_arguments_of(example)), count.given)
+        dropped = _dropped(net, graph, called)
+        if dropped:
+            program = _exported(_Traced(net, count, dropped=True), *_arguments_of(example))
+            graph = _graph(program, count.given, dropped)
     except Exception as error:
-        raise ValueError(f"compact cannot follow {_first_without_graph(net, example)}: {_short(error)}") from error
+        raise ValueError(f"compact cannot follow {_first_without_graph(net, called)}: {_short(error)}") from error
+    if not graph.given:
+        raise ValueError("compact finds no tensor in what the net returns, nor in its tuples, dicts and objects")
+    for node in graph.nodes:
+        for meta in tensors_of(node.meta.get("val")):
+            if not all(type(side) is int for side in meta.shape):
+                path = re.sub(r"@\d+", "", where(node))
+                raise ValueError(
+                    f"compact cannot follow {named(net, path)}: {node.target} gives a size that depends on the data"
+                )
+    return graph
+
+
+def _arguments_of(example: object) -> tuple[tuple, dict[str, Any]]:
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return tuple(example) if isinstance(example, tuple | list) else (example,), {}
+
+
+def _exported(net: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+    with warnings.catch_warnings(), torch.enable_grad(), without_fast_paths():
+        warnings.simplefilter("ignore")
+        taken_apart = {one: torch.export.default_decompositions()[one] for one in _TAKEN_APART}
+        return torch.export.export(net, args, kwargs, strict=False).run_decompositions(taken_apart)
+
+
+def _graph(program: Any, given: int, dropped: tuple[str, ...] = ()) -> Graph:
     signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     lifted = signature.inputs_to_lifted_tensor_constants
     constants = {node: program.constants[name] for node, name in lifted.items()}
-    return Graph(tuple(program.graph.nodes), names, constants)
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    names = {node: name.removeprefix("net.") for node, name in names.items()}
+    return Graph(tuple(program.graph.nodes), names, constants, given, dropped)
+
+
+def _dropped(net: nn.Module, graph: Graph, called: Mapping[str, object]) -> tuple[str, ...]:
+    """The modules that are called and of whose parameters the graph knows nothing: nothing given out needs them."""
+    used = {graph.names[node.name] for node in graph.nodes if node.name in graph.names and node.users}
+    own = {path: {name for name, _ in net.get_submodule(path).named_parameters(path, recurse=False)} for path in called}
+    return tuple(path for path, names in own.items() if names and not used & names)
+
+
+def named(net: nn.Module, path: str) -> str:
+    """A module's path and class, for messages."""
+    kind = type(net.get_submodule(path)).__name__
+    return f"{path!r} ({kind})" if path else f"the net ({kind})"
 
 
 def _short(error: Exception) -> str:
@@ -93,8 +175,8 @@ def _short(error: Exception) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-def _first_without_graph(net: nn.Module, example: object) -> str:
-    """The innermost module that cannot be exported on what it is called with, in words."""
+def _called(net: nn.Module, example: object) -> dict[str, tuple[tuple, dict]]:
+    """By path, what each module is called with first."""
     calls: dict[str, tuple[tuple, dict]] = {}
     handles = []
     for path, module in net.named_modules():
@@ -104,11 +186,16 @@ def _first_without_graph(net: nn.Module, example: object) -> str:
 
         handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), without_fast_paths():
             call(net, example)
     finally:
         for handle in handles:
             handle.remove()
+    return calls
+
+
+def _first_without_graph(net: nn.Module, calls: Mapping[str, tuple[tuple, dict]]) -> str:
+    """The innermost module that cannot be exported on what it is called with, in words."""
     path = ""
     while True:
         children = [f"{path}.{name}" if path else name for name, _ in net.get_submodule(path).named_children()]
@@ -117,15 +204,13 @@ def _first_without_graph(net: nn.Module, example: object) -> str:
             children += [f"{one}.{name}" for one in lists for name, _ in net.get_submodule(one).named_children()]
         failing = next((child for child in children if not _exports(net.get_submodule(child), *calls[child])), None)
         if failing is None:
-            return called(net, path)
+            return named(net, path)
         path = failing
 
 
 def _exports(module: nn.Module, args: tuple, kwargs: dict) -> bool:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.export.export(module, args, kwargs, strict=False)
+        _exported(_Traced(module, _Count()), args, kwargs)
     except Exception:  # whatever a forward does
         return False
     return True

@@ -5,33 +5,51 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprune.sparse.compact.atoms import combine, relabel, spread, tight, varies
-from bayesprune.sparse.compact.facts import Flow, Parts, Rect, Uncut
-from bayesprune.sparse.compact.graph import where
+from bayesprune.sparse.compact.atoms import combine, relabel, spread, tight, varies, varying
+from bayesprune.sparse.compact.facts import Flow, Mix, Parts, Rect, Uncut
+from bayesprune.sparse.compact.graph import arguments, where
 from bayesprune.sparse.compact.walk import Result, Value, Walk, rule
 
-__all__: list[str] = []
+__all__ = ["go_along", "results", "uncut"]
 
 aten = torch.ops.aten
-_UNKNOWN = object()
 _VIEWS = (aten.view, aten._unsafe_view, aten.reshape, aten.unflatten)
 
 
 @rule(aten.view, aten.reshape, aten._unsafe_view, aten.flatten, aten.unflatten, aten.permute, aten.transpose, aten.t,
-      aten.numpy_T, aten.squeeze, aten.unsqueeze, aten.expand, aten.expand_as, aten.cat, aten.concat, aten.stack,
-      aten.movedim, aten.swapaxes, aten.pixel_shuffle, aten.pixel_unshuffle, aten.channel_shuffle, aten.flip, aten.roll,
-      aten.repeat, aten.tile, aten.repeat_interleave.self_int, aten.broadcast_to)  # fmt: skip
+      aten.numpy_T, aten.squeeze, aten.unsqueeze, aten.cat, aten.concat, aten.stack, aten.movedim, aten.swapaxes,
+      aten.pixel_shuffle, aten.pixel_unshuffle, aten.channel_shuffle, aten.flip, aten.roll, aten.rot90, aten.repeat,
+      aten.tile, aten.repeat_interleave.self_int)  # fmt: skip
 def move(walk: Walk, node: fx.Node) -> Result:
     """Reshapes, permutations, concatenations: what goes has to be whole slices before and after."""
     value = _moved(walk, node)
     for one in walk.labelled(node.args[:1]):
-        if node.target in (aten.flip.default, aten.roll.default):
-            for axis in range(one.labels.dim()):
-                _uncut(walk, node, one, axis)
+        if node.target in (aten.flip.default, aten.roll.default, aten.rot90.default):
+            turned: Any = arguments(node)["dims"]
+            for axis in turned or range(one.labels.dim()):
+                uncut(walk, node, one, axis % one.labels.dim())
     return value
 
 
-@rule(aten.select, aten.slice, aten.narrow, aten.select_scatter, aten.slice_scatter, aten.unbind, aten.diagonal)
+@rule(aten.expand, aten.expand_as, aten.broadcast_to)
+def expand(walk: Walk, node: fx.Node) -> Result:
+    """What is spread from one to many: of what varies along no axis the many go with what they meet."""
+    value, shape = walk.value(node.args[0]), node.meta["val"].shape
+    if value is None or varying(value.labels) or not value.labels.dim():
+        return move(walk, node)
+    sides = (1,) * (len(shape) - value.labels.dim()) + tuple(value.shape)
+    many = [axis for axis in range(1, len(shape)) if sides[axis] == 1 < shape[axis]]
+    if not many:
+        return move(walk, node)
+    source = value.labels.flatten()[:1]
+    made = walk.sized(node, shape, many, float(walk.facts.atoms.values(source)))
+    walk.facts.pin(source, "it is spread over channels")
+    walk.facts.steps.append(Mix(made.atoms, source))
+    return made
+
+
+@rule(aten.select, aten.slice, aten.narrow, aten.select_scatter, aten.slice_scatter, aten.unbind, aten.diagonal,
+      aten.unfold)  # fmt: skip
 def pick(walk: Walk, node: fx.Node) -> Result:
     """Selecting and slicing: a fixed index counts on all slices to be there."""
     value, into = _moved(walk, node), walk.value(node.args[0])
@@ -45,8 +63,8 @@ def pick(walk: Walk, node: fx.Node) -> Result:
     if isinstance(meta, Tensor) and meta.shape == into.shape and node.target is aten.slice.Tensor:
         return value
     for axis in axes:
-        _uncut(walk, node, into, axis)
-        _go_along(walk, node, into, axis)
+        uncut(walk, node, into, axis)
+        go_along(walk, node, into, axis)
     return value
 
 
@@ -68,7 +86,7 @@ def split(walk: Walk, node: fx.Node) -> Result:
     if len(set(sides)) == 1:
         walk.facts.limits.append(Parts(into.labels, axis, len(sides), where(node)))
     else:
-        _uncut(walk, node, into, axis)
+        uncut(walk, node, into, axis)
     return value
 
 
@@ -88,37 +106,6 @@ def glu(walk: Walk, node: fx.Node) -> Result:
     return Value(relabel(out, index))
 
 
-@rule(aten.index, aten.index_select)
-def index(walk: Walk, node: fx.Node) -> Result:
-    """Places that no input decides, such as those of a table of relative positions."""
-    value = walk.value(node.args[0])
-    args = [_known(walk, one) for one in node.args[1:]]
-    if value is None or any(one is _UNKNOWN for one in args):
-        return walk.barrier(node, f"{node.target} in {where(node) or 'the net'}", unknown=True)
-    places: Any = args[0]
-    axes = [places] if isinstance(places, int) else [axis for axis, one in enumerate(places) if one is not None]
-    for axis in axes:
-        _uncut(walk, node, value, axis)
-        _go_along(walk, node, value, axis)
-    return _results(walk, node, node.target(value.labels.contiguous(), *args))  # type: ignore[operator]
-
-
-def _known(walk: Walk, argument: Any) -> Any:
-    """An argument with the values of its tensors, where these are buffers and constants."""
-    if isinstance(argument, tuple | list):
-        found = [_known(walk, one) for one in argument]
-        return _UNKNOWN if any(one is _UNKNOWN for one in found) else found
-    if not isinstance(argument, fx.Node):
-        return argument
-    if argument.op == "placeholder":
-        known = walk.constants.get(argument.name, walk.tensors.get(walk.names.get(argument.name, "")))
-        return _UNKNOWN if known is None else known.detach().cpu()
-    args = _known(walk, argument.args)
-    if args is _UNKNOWN or argument.kwargs or argument.op != "call_function":
-        return _UNKNOWN
-    return argument.target(*args)  # type: ignore[operator]
-
-
 @rule(aten.pad, aten.constant_pad_nd)
 def pad(walk: Walk, node: fx.Node) -> Result:
     """Padding: a channel stays constant where the padded entries equal its constant."""
@@ -133,15 +120,19 @@ def pad(walk: Walk, node: fx.Node) -> Result:
         if mode != "constant":
             return walk.barrier(node, f"padding by {mode} across channels")
         beside = walk.facts.atoms.new(1, torch.tensor([fill]))
-        walk.facts.pin(beside, "its size is written in")
+        walk.facts.pin(beside, f"{where(node) or 'the net'} pads the channels")
         labels = aten.constant_pad_nd.default(value.labels.contiguous(), sides, int(beside))
         walk.facts.limits.append(Rect(tight(labels), where(node)))
         return Value(tight(labels))
     index, (own,) = combine([value.labels], walk.facts.atoms.count)
-    constants = walk.facts.atoms.values(own)
-    if mode == "constant":
-        constants = torch.where(constants == fill, constants, torch.nan)
-    out = walk.facts.atoms.new(len(own), constants)
+    constants, shapes = walk.facts.atoms.shaped(torch.arange(len(own)), own, len(own))
+    if mode == "constant" and fill:
+        constants = torch.where((constants == fill) & (shapes == 0), constants, torch.nan)
+    elif mode == "constant":
+        shapes = torch.where((constants == 0) | constants.isnan(), 0, walk.facts.atoms.after(node, shapes))
+    else:
+        constants = torch.where(shapes == 0, constants, torch.nan)
+    out = walk.facts.atoms.new(len(own), constants, None if fill or mode != "constant" else shapes)
     walk.facts.tie(out, own)
     walk.facts.steps.append(Flow(out, own))
     labels = relabel(out, index)
@@ -166,7 +157,7 @@ def _moved(walk: Walk, node: fx.Node) -> Result:
         args = (args[0].contiguous(), *args[1:])
     strided = (aten.view.default, aten._unsafe_view.default)  # labels have strides of their own
     operator: Any = aten.reshape.default if node.target in strided else node.target
-    result = _results(walk, node, operator(*args, **kwargs))
+    result = results(walk, node, operator(*args, **kwargs))
     into = walk.value(node.args[0])
     if into is None or into.sums_to_one is None or not isinstance(result, Value) or len(node.all_input_nodes) > 1:
         return result
@@ -179,21 +170,23 @@ def _moved(walk: Walk, node: fx.Node) -> Result:
     return Value(result.labels, sums_to_one=found)
 
 
-def _results(walk: Walk, node: fx.Node, result: Any) -> Result:
+def results(walk: Walk, node: fx.Node, result: Any) -> Result:
+    """Labels that were moved as an operator's results, each a full box."""
     if isinstance(result, tuple | list):
-        return [_results(walk, node, one) for one in result]
+        return [results(walk, node, one) for one in result]
     labels = tight(result)
     viewed = node.target.overloadpacket in _VIEWS  # type: ignore[union-attr]
     walk.facts.limits.append(Rect(labels, where(node), viewed))
     return Value(labels)
 
 
-def _uncut(walk: Walk, node: fx.Node, value: Value, axis: int) -> None:
+def uncut(walk: Walk, node: fx.Node, value: Value, axis: int) -> None:
+    """Along ``axis`` the labels stay, as numbers that are written in tell places there."""
     if varies(value.labels, axis):
         walk.facts.limits.append(Uncut(value.labels, axis, where(node)))
 
 
-def _go_along(walk: Walk, node: fx.Node, value: Value, axis: int) -> None:
+def go_along(walk: Walk, node: fx.Node, value: Value, axis: int) -> None:
     """Of a table of channels, what the example does not pick goes along with what it picks."""
     others = (a for a in range(value.labels.dim()) if a != axis)
     if node.all_input_nodes[0].op == "placeholder" and any(varies(value.labels, a) for a in others):

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from bayesprune.sparse.compact.atoms import combine, relabel, varying
-from bayesprune.sparse.compact.facts import Flow
+from bayesprune.sparse.compact.atoms import combine, relabel, varies, varying
+from bayesprune.sparse.compact.facts import Flow, Spread, Uncut
+from bayesprune.sparse.compact.graph import where
 from bayesprune.sparse.compact.walk import Result, Value, Walk, rule
 
 __all__ = ["pointwise"]
@@ -41,16 +42,24 @@ def like(walk: Walk, node: fx.Node) -> Value:
     return Value(relabel(out, index))
 
 
-@rule(aten.zeros, aten.ones, aten.full, aten.arange, aten.scalar_tensor, aten.rand, aten.randn, aten.linspace,
-      aten.eye, aten.new_zeros, aten.new_ones, aten.new_full)  # fmt: skip
+@rule(aten.zeros, aten.ones, aten.full, aten.rand, aten.randn, aten.empty, aten.new_zeros, aten.new_ones, aten.new_full,
+      aten.new_empty)  # fmt: skip
 def made(walk: Walk, node: fx.Node) -> Value:
-    """``zeros``, ``arange`` and their kin: a new tensor of a fixed size."""
+    """``zeros`` and its kin: a new tensor, whose size may be that of channels."""
     constants: dict[Any, Any] = {aten.zeros: 0.0, aten.ones: 1.0, aten.new_zeros: 0.0, aten.new_ones: 1.0}
     packet = node.target.overloadpacket  # type: ignore[union-attr]
     constant = constants.get(packet, torch.nan)
-    if packet in (aten.full, aten.new_full, aten.scalar_tensor):
+    if packet in (aten.full, aten.new_full):
         constant = next((x for x in reversed(node.args) if isinstance(x, int | float)), torch.nan)
-    atom = walk.facts.atoms.new(1, torch.tensor([float(constant)]))
+    shape = node.meta["val"].shape
+    return walk.sized(node, shape, {1 if len(shape) > 1 else 0, len(shape) - 1}, float(constant))
+
+
+@rule(aten.arange, aten.scalar_tensor, aten.linspace, aten.eye)
+def counted(walk: Walk, node: fx.Node) -> Value:
+    """``arange`` and its kin: a new tensor of a fixed size."""
+    number = node.args[0] if node.target is aten.scalar_tensor.default else torch.nan
+    atom = walk.facts.atoms.new(1, torch.tensor([float(number)]))  # type: ignore[arg-type]
     walk.facts.pin(atom, "its size is written in")
     shape = node.meta["val"].shape
     return Value(atom.view([1] * len(shape)).expand(shape))
@@ -62,7 +71,7 @@ def nothing(walk: Walk, node: fx.Node) -> list[Any]:
     return []
 
 
-@rule(aten.hardswish, aten.log_sigmoid, aten.where)  # which torch does not tag
+@rule(aten.hardswish, aten.log_sigmoid, aten.where, aten.polar)  # which torch does not tag
 def pointwise(walk: Walk, node: fx.Node) -> Result:
     """Any operator that torch tags as pointwise."""
     shape = node.meta["val"].shape
@@ -77,10 +86,19 @@ def pointwise(walk: Walk, node: fx.Node) -> Result:
         walk.facts.steps.append(Flow(out, own))
         missing = len(shape) - value.labels.dim()
         sides = (1,) * missing + tuple(value.shape)
-        if varying(index) and all(sides[axis] == 1 for axis in varying(index)):
-            walk.facts.pin(own, "it is spread over channels")
-        else:
+        over = [axis for axis in varying(index) if sides[axis] == 1]
+        if not over:
             walk.facts.tie(out, own)
+            continue
+        limits = []
+        for axis in varying(index):
+            if sides[axis] > 1 and varies(value.labels, axis - missing):
+                reason = f"what {where(node) or 'the net'} spreads over channels is not the same along it"
+                limits.append(Uncut(relabel(out, index), axis, where(node), reason))
+        if limits:
+            walk.facts.spreads.append(Spread(out, own, tuple(limits)))
+        else:
+            walk.facts.pin(own, "it is spread over channels")
     return Value(relabel(out, index))
 
 
@@ -92,6 +110,8 @@ def _evaluate(node: fx.Node, constants: dict[object, Tensor]) -> Tensor:
     try:
         with torch.no_grad():
             result = node.target(*args, **kwargs)  # type: ignore[operator]
+        if result.is_complex():
+            return torch.where(known & (result == 0), 0.0, torch.nan)
         result = torch.where(known, result.to(torch.float64), torch.nan)
     except Exception:  # what has no float64 kernel stays unknown
         return torch.full_like(known, torch.nan, dtype=torch.float64)

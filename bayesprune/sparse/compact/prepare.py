@@ -1,11 +1,13 @@
 """Preparation for compaction: attention opened into linear layers, and modules that stay untouched."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_map_only
 
 from bayesprune._copies import copied
 from bayesprune._names import matching
@@ -31,12 +33,14 @@ class Prepared:
         masks: by the names there.
         opened: the paths of what was opened, and whether each is split.
         closed: the paths of what stays as it is, and why.
+        watched: the paths of modules whose inputs and results hooks see.
     """
 
     net: nn.Module
     masks: Mapping[str, Tensor]
     opened: Mapping[str, bool]
     closed: Mapping[str, str]
+    watched: Sequence[str] = ()
 
 
 def prepare(net: nn.Module, masks: Mapping[str, Tensor], example: object, skip: Sequence[str]) -> Prepared:
@@ -66,6 +70,10 @@ def prepare(net: nn.Module, masks: Mapping[str, Tensor], example: object, skip: 
         if path not in closed:
             opened[path] = calls[path].split
     opening = Surgery(composites=opened).apply(opening)
+    watched = [path for path, module in opening.named_modules() if hooked(module) and path not in closed]
+    for path in watched:
+        module = opening.get_submodule(path)
+        module.forward = _copied_out(module.forward)  # type: ignore[method-assign]
     for module in opening.modules():
         if type(module) in _ASK:
             module.register_forward_pre_hook(_not_causal, with_kwargs=True)
@@ -80,7 +88,16 @@ def prepare(net: nn.Module, masks: Mapping[str, Tensor], example: object, skip: 
         parts = module.parts(name.removeprefix(prefix))
         rows = [module.get_parameter(part).shape[0] for part in parts]
         renamed |= {prefix + part: rows_of for part, rows_of in zip(parts, mask.split(rows), strict=True)}
-    return Prepared(opening, renamed, opened, closed)
+    return Prepared(opening, renamed, opened, closed, watched)
+
+
+def _copied_out(forward: Callable[..., object]) -> Callable[..., object]:
+    """``forward`` with its tensors copied, so that the graph shows what it gives out."""
+
+    def copies(*args: object, **kwargs: object) -> object:
+        return tree_map_only(Tensor, torch.clone, forward(*args, **kwargs))
+
+    return copies
 
 
 def _not_causal(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> tuple[tuple, dict[str, object]]:
@@ -94,7 +111,7 @@ def _not_causal(module: nn.Module, args: tuple, kwargs: dict[str, object]) -> tu
 def _why_closed(path: str, module: nn.Module, skip: Collection[str]) -> str | None:
     if path in skip:
         return f"skip names {path}"
-    if hooked(module):
+    if "forward" in vars(module) or (hooked(module) and isinstance(module, nn.MultiheadAttention)):
         return f"{path or 'the net'} carries hooks, which may count on its sizes"
     if parametrize.is_parametrized(module):
         return f"{path or 'the net'} has parametrizations, which compute its weights"

@@ -117,8 +117,8 @@ def product(
     into, out = numbers.shape[1], numbers.shape[0] // groups
     numbers, kept = numbers.reshape(groups, out, into), kept.reshape(groups, out, into)
     index, columns = columns_of(walk, value, axis)
-    constant = walk.facts.atoms.uniform(index, columns, groups * into)
-    each = constant.view(groups, 1, into)
+    constant, shapes = walk.facts.atoms.shaped(index, columns, groups * into)
+    each = torch.where((shapes == 0) | (constant == 0), constant, torch.nan).view(groups, 1, into)
     spoilt = kept & (each.isnan() if folds else each != 0)  # NaN is not 0 either
     made = (numbers @ each.nan_to_num().transpose(1, 2)).flatten()
     if bias is not None and bias_name is not None:
@@ -140,7 +140,7 @@ def product(
         else:
             walk.facts.axes.append(Axis(name, 1 - rows_axis, index, columns))
         walk.facts.steps.append(
-            Read(where(node), name, bias_name, kept, rows, index, columns, constant, folds, groups == 1, rows_axis)
+            Read(where(node), name, bias_name, kept, rows, index, columns, constant, shapes, folds, out_axis=rows_axis)
         )
     shape = node.meta["val"].shape
     return Value(spread(rows, shape, axis + len(shape) - value.labels.dim()))

@@ -12,7 +12,7 @@ from torch import Tensor
 from bayesprune.sparse.compact.atoms import distinct
 from bayesprune.sparse.compact.facts import Facts, Flow, Groups, Limit, Mix, Parts, Read, Rect, Uncut
 
-__all__ = ["Solution", "box", "solve"]
+__all__ = ["Solution", "box", "classes_of", "keep_dropped", "solve"]
 
 _ROUNDS = 30
 _Stay = Callable[[Tensor, str], None]
@@ -25,13 +25,13 @@ class Solution:
     Args:
         classes: the class of each atom.
         gone: for each class, whether it goes.
-        carriers: for each product the column that stands in for constant ones.
+        carriers: for each weight the columns that stand in for constant ones, by the family of these.
         why: for classes that stay, the reason.
     """
 
     classes: Tensor
     gone: Tensor
-    carriers: dict[Read, int] = field(default_factory=dict)
+    carriers: dict[str, dict[int, int]] = field(default_factory=dict)
     why: dict[int, str] = field(default_factory=dict)
 
     def of(self, atoms: Tensor) -> Tensor:
@@ -39,7 +39,8 @@ class Solution:
         return self.gone[self.classes[atoms]]
 
 
-def _classes(facts: Facts) -> Tensor:
+def classes_of(facts: Facts) -> Tensor:
+    """The number of each atom's class: of those that go together."""
     count = facts.atoms.count
     if not facts.ties:
         return torch.arange(count)
@@ -48,33 +49,18 @@ def _classes(facts: Facts) -> Tensor:
     return torch.from_numpy(labels.astype(np.int64))
 
 
-def solve(facts: Facts, *more: Uncut, daring: bool = False) -> Solution:
+def solve(facts: Facts, *more: Uncut) -> Solution:
     """Find the largest set of atoms that can be removed.
 
     Args:
         facts: what was found.
         more: further limits.
-        daring: as if operators that are not known did not mind constants, and what nothing needs.
     """
-    classes = _classes(facts)
+    classes = classes_of(facts)
     number = int(classes.max()) + 1 if len(classes) else 0
     solution = Solution(classes, torch.zeros(number, dtype=torch.bool))
-    pinned = torch.ones(number, dtype=torch.bool)
-    computed = torch.ones(facts.atoms.count, dtype=torch.bool)
-    for whole in facts.wholes:  # entries that meet no channel may be needed at another size
-        computed[whole.labels.flatten()] = False
-    pinned[classes[computed]] = False
-    needed = _needed(facts, solution)
-    unknown = [
-        (atoms[needed[atoms] & facts.atoms.values(atoms).isnan()] if daring else atoms, reason)
-        for atoms, reason in facts.unknown
-    ]
-    for atoms, reason in [*facts.pins, *unknown]:
-        own = classes[atoms].unique()
-        for one in own[~pinned[own]].tolist():
-            solution.why.setdefault(one, reason)
-        pinned[own] = True
     limits = [*facts.limits, *more]
+    pinned = _pinned(facts, solution)
     rounds = 0
     while True:
         before, rounds = solution.gone, rounds + 1
@@ -83,10 +69,50 @@ def solve(facts: Facts, *more: Uncut, daring: bool = False) -> Solution:
         solution.gone = _limited(facts, limits, solution, able)
         if torch.equal(before, solution.gone):
             if not _choose_carrier(facts, solution, needed, pinned):
-                return solution
+                break
             solution.gone, rounds = torch.zeros_like(before), 0
         elif rounds > _ROUNDS:  # which of several slices stays may take turns
             pinned |= before & ~solution.gone
+    told, solution.why = solution.why, {}  # what held in an earlier round may hold no longer
+    _pinned(facts, solution)
+    _able(facts, solution, needed, ~pinned)
+    _limited(facts, limits, solution, able)
+    solution.why = {**told, **solution.why}
+    return solution
+
+
+def keep_dropped(facts: Facts) -> None:
+    """Keep results that a forward drops (training may use them), but where they are of a stream that is needed."""
+    classes = classes_of(facts)
+    needed = _needed(facts, Solution(classes, torch.zeros(facts.atoms.count, dtype=torch.bool)))
+    for atoms in facts.dropped:
+        if not bool(torch.isin(classes[atoms], classes[needed]).any()):
+            facts.pin(atoms, "its result is dropped in eval mode, and may be used in training")
+            facts.needed.append(atoms)
+
+
+def _pinned(facts: Facts, solution: Solution) -> Tensor:
+    """The classes that stay whatever the masks, and why."""
+    classes = solution.classes
+    pinned = torch.zeros_like(solution.gone)
+
+    def pin(own: Tensor, reason: str) -> None:
+        for one in own[~pinned[own]].unique().tolist():
+            solution.why.setdefault(one, reason)
+        pinned[own] = True
+
+    for atoms, reason in facts.pins:
+        pin(classes[atoms], reason)
+    computed = torch.ones(facts.atoms.count, dtype=torch.bool)
+    free = [*((one.labels.flatten(), f"{one.name} enters entry by entry") for one in facts.wholes), *facts.free]
+    for atoms, _ in free:  # what meets no channel may be needed at another size
+        computed[atoms] = False
+    follows = torch.zeros_like(solution.gone)
+    follows[classes[computed]] = True
+    for atoms, reason in free:
+        own = classes[atoms]
+        pin(own[~follows[own]], reason)
+    return pinned
 
 
 def _read(step: Read, solution: Solution, needed: Tensor) -> Tensor:
@@ -110,8 +136,7 @@ def _needed(facts: Facts, solution: Solution) -> Tensor:
         else:
             used = _read(step, solution, needed)
             folded = solution.of(step.columns) & ~step.constant[step.index].isnan()
-            if step in solution.carriers:
-                used[solution.carriers[step]] = True
+            used[_carriers(step, solution)] = True
             needed[step.columns[used[step.index] & ~folded]] = True
     return needed
 
@@ -123,10 +148,9 @@ def _able(facts: Facts, solution: Solution, needed: Tensor, able: Tensor) -> Ten
         if not isinstance(step, Read):
             continue
         constant = step.constant
-        fine = (constant == 0) | (~constant.isnan() & (step.carries | step.takes_constants))
+        fine = (constant == 0) | (~constant.isnan() & (step.takes | step.carries))
         bad = _read(step, solution, needed) & ~fine
-        if step in solution.carriers:
-            bad[solution.carriers[step]] = True
+        bad[_carriers(step, solution)] = True
         own = solution.classes[step.columns[bad[step.index]]].unique()
         for one in own[able[own]].tolist():
             solution.why.setdefault(one, f"{step.path or 'the net'} reads it where it is no constant")
@@ -134,25 +158,31 @@ def _able(facts: Facts, solution: Solution, needed: Tensor, able: Tensor) -> Ten
     return able
 
 
+def _carriers(step: Read, solution: Solution) -> list[int]:
+    return list(solution.carriers.get(step.weight, {}).values())
+
+
 def _choose_carrier(facts: Facts, solution: Solution, needed: Tensor, pinned: Tensor) -> bool:
-    """See that a product whose constants fold into no bias keeps one of them; False where all such products do."""
+    """See that a product whose constants fold into no bias keeps one of each family; False where all do."""
     for step in facts.steps:
-        if not isinstance(step, Read) or step.takes_constants or not step.carries or step in solution.carriers:
+        if not isinstance(step, Read) or not step.carries:
             continue
-        live = ~step.constant.isnan() & (step.constant != 0)
+        own = solution.carriers.setdefault(step.weight, {})
+        live = ~step.constant.isnan() & (step.constant != 0) & ~step.takes
         column_class = torch.zeros(len(step.constant), dtype=torch.int64)
         column_class[step.index] = solution.classes[step.columns]
-        gone = solution.gone[column_class]
-        if not bool((live & gone & _read(step, solution, needed)).any()):
-            continue
-        stays = live & ~gone
-        among = stays if bool(stays.any()) else live & gone
-        carrier = int(torch.where(among, step.constant.abs(), -1.0).argmax())
-        solution.carriers[step] = carrier
-        one = int(column_class[carrier])
-        solution.why[one] = f"{step.path or 'the net'} has it stand in for other constants, as its padding is zeros"
-        pinned[one] = True
-        return True
+        gone, families = solution.gone[column_class], step.families
+        lost = live & gone & _read(step, solution, needed)
+        lacking = [one for one in families[lost].unique().tolist() if one not in own]
+        for family in lacking:
+            mine = live & (families == family)
+            among = mine & ~gone if bool((mine & ~gone).any()) else mine & gone
+            carrier = own[family] = int(torch.where(among, step.constant.abs(), -1.0).argmax())
+            one = int(column_class[carrier])
+            solution.why[one] = f"{step.path or 'the net'} has it stand in for other constants, as its padding is zeros"
+            pinned[one] = True
+        if lacking:
+            return True
     return False
 
 

@@ -1,7 +1,9 @@
 """Propagate channel labels along the graph: one rule per operator."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -9,12 +11,13 @@ from torch import Tensor, fx, nn
 
 from bayesprune.sparse.checks import shared_names
 from bayesprune.sparse.compact.atoms import distinct, tight
-from bayesprune.sparse.compact.facts import Facts, Mix, Whole
-from bayesprune.sparse.compact.graph import Graph, where
+from bayesprune.sparse.compact.facts import Facts, Mix, Rect, Whole
+from bayesprune.sparse.compact.graph import Graph, where, within
 
 __all__ = ["RULES", "Value", "Walk", "rule"]
 
 _LARGEST = 1 << 22  # entries of a parameter that enters entry by entry
+_LARGEST_MADE = 1 << 14  # slices of a tensor that a forward makes
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,11 @@ class Walk:
         self.names = dict(graph.names)
         self.constants = graph.constants
         self.values: dict[fx.Node, Result] = {}
+        self.given = graph.given
         for node in graph.nodes:
             self._step(node)
+        last = {where(node): self.value(node) for node in graph.nodes if node.op == "call_function"}
+        self.facts.dropped = [one.atoms for path in graph.dropped if (one := last.get(path)) is not None]
 
     # what rules ask for
 
@@ -94,11 +100,22 @@ class Walk:
         return [] if found is None else [found]
 
     def parameter(self, argument: object) -> str | None:
-        """The name of the parameter or buffer that this argument is, which nothing else uses; else None."""
-        if not isinstance(argument, fx.Node) or argument.name not in self.names or len(argument.users) != 1:
+        """The name of the parameter or buffer that this argument is, and no other of the net; else None."""
+        if not isinstance(argument, fx.Node) or argument.name not in self.names:
             return None
         name = self.names[argument.name]
         return None if name in self.shared or self.shut(name.rpartition(".")[0]) is not None else name
+
+    def watch(self, graph: Graph, paths: Sequence[str]) -> None:
+        """Keep whole what the hooks of modules see: what goes into them, and their results."""
+        for path in paths:
+            reason = f"{path or 'the net'} carries hooks, which may count on its sizes"
+            for node in graph.nodes:
+                mine = _calls(node, path)
+                crosses = any(mine - _calls(user, path) for user in node.users)
+                into = [one for one in node.all_input_nodes if mine - _calls(one, path) and one.name not in self.names]
+                for value in self.labelled([*into, *([node] if crosses else [])]):
+                    self.facts.pin(value.atoms, reason)
 
     def kept(self, name: str) -> Tensor:
         """The mask of a parameter; all True where it has none."""
@@ -123,19 +140,32 @@ class Walk:
             self.facts.steps.append(Mix(atom, torch.cat([one.atoms for one in into])))
         return Value(atom.view([1] * len(shape)).expand(tuple(shape)))
 
-    def barrier(self, node: fx.Node, reason: str, unknown: bool = False) -> Result:
+    def barrier(self, node: fx.Node, reason: str) -> Result:
         """The results of an operator that reads whole channels, so that none of them can go."""
         into = self.labelled(node.args) + self.labelled(node.kwargs)
         if into:
-            atoms = torch.cat([one.atoms for one in into])
-            if unknown:
-                self.facts.unknown.append((atoms.unique(), reason))
-            else:
-                self.facts.pin(atoms, reason)
+            self.facts.pin(torch.cat([one.atoms for one in into]), reason)
         for one in node.all_input_nodes:
             if one.name in self.names:
                 self.facts.stays.setdefault(self.names[one.name], reason)
         return self._like(node.meta.get("val"), into, reason)
+
+    def unknown(self, node: fx.Node) -> Result:
+        """A barrier, as what this operator does with channels is not known."""
+        return self.barrier(node, f"what {node.target} in {where(node) or 'the net'} does with channels is not known")
+
+    def sized(self, node: fx.Node, shape: Sequence[int], axes: Iterable[int], constant: float) -> Value:
+        """A tensor that is ``constant`` all over, whose slices along ``axes`` go with what they meet."""
+        sides = [side if axis in set(axes) else 1 for axis, side in enumerate(shape)]
+        if prod(sides) > _LARGEST_MADE or prod(shape) == 0:
+            sides = [1] * len(sides)
+        own = self.facts.atoms.new(prod(sides), torch.full((prod(sides),), constant, dtype=torch.float64))
+        if prod(sides) == 1:
+            self.facts.pin(own, "its size is written in")
+        labels = own.view(sides).expand(tuple(shape))
+        self.facts.free.append((own, f"its size may be written into {where(node) or 'the net'}"))
+        self.facts.limits.append(Rect(labels, where(node), viewed=True))
+        return Value(labels)
 
     # how it goes
 
@@ -167,7 +197,8 @@ class Walk:
                 if isinstance(meta, Tensor):
                     self.values[node] = self.fresh(meta.shape, (), "it is the net's input")
         elif node.op == "output":
-            for value in self.labelled(node.args):
+            outputs: Any = node.args[0]
+            for value in self.labelled(list(outputs[: self.given])):
                 self.facts.pin(value.atoms, "it is the net's output")
                 self.facts.needed.append(value.atoms)
         elif node.op == "call_function":
@@ -175,6 +206,7 @@ class Walk:
 
     def _apply(self, node: fx.Node) -> Result:
         path = where(node)
+        self.facts.entered.setdefault(path, len(self.facts.limits))
         reason = self.shut(path)
         if reason is not None:
             return self.barrier(node, reason)
@@ -186,4 +218,9 @@ class Walk:
             return RULES[packet](self, node)
         if torch.Tag.pointwise in getattr(target, "tags", ()):
             return self.pointwise(self, node)
-        return self.barrier(node, f"{target} in {path or 'the net'}", unknown=True)
+        return self.unknown(node)
+
+
+def _calls(node: fx.Node, path: str) -> set[str]:
+    """The calls of the module ``path`` in which this operator is."""
+    return {one for one in within(node) if re.sub(r"@\d+", "", one) == path}

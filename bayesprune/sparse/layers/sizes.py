@@ -59,7 +59,16 @@ def sizes(module: nn.Module) -> dict[str, int]:
     return {name: getattr(module, name) for name in dict.fromkeys(named)}
 
 
-def refit(module: nn.Module, tensors: Mapping[str, Tensor], **settings: int) -> None:
+def _alike(own: object, size: object) -> bool:
+    """Whether ``own``, an attribute, is an integer or a tuple of as many integers, as ``size`` is."""
+    if type(own) is int or type(size) is int:
+        return type(own) is type(size)
+    if not isinstance(own, tuple) or not isinstance(size, tuple) or len(own) != len(size):
+        return False
+    return all(type(one) is int for one in (*own, *size))
+
+
+def refit(module: nn.Module, tensors: Mapping[str, Tensor], **settings: int | tuple[int, ...]) -> None:
     """Give ``module`` other tensors, set the attributes that follow from them, and note what these were before.
 
     What they were at the very first is kept in ``module.full_sizes``, from which the file knows the net as its classes
@@ -69,7 +78,8 @@ def refit(module: nn.Module, tensors: Mapping[str, Tensor], **settings: int) -> 
         module: changed in place; of torch.nn's layers the sizes follow, of others the tensors alone change.
         tensors: its own parameters and buffers by their names there. A parameter stays one, with or without gradient; a
             bias may be given where there was none.
-        settings: integer attributes that no tensor tells, such as ``groups``, ``num_groups`` or ``num_heads``.
+        settings: integer attributes that no tensor tells, such as ``groups``, ``num_groups`` or ``num_heads``, or
+            tuples of integers, such as ``unflattened_size``.
 
     Raises:
         ValueError: the module has no such tensor or attribute.
@@ -81,7 +91,7 @@ def refit(module: nn.Module, tensors: Mapping[str, Tensor], **settings: int) -> 
     """
     axes = _axes(module)
     unknown = [name for name in tensors if name not in module._parameters and name not in module._buffers]
-    unknown += [name for name in settings if type(vars(module).get(name)) is not int]
+    unknown += [name for name, value in settings.items() if not _alike(vars(module).get(name), value)]
     if unknown:
         raise ValueError(f"{type(module).__name__} has no tensor or integer {', '.join(unknown)} of its own")
     noted = {*settings, *(name for name in tensors if name not in axes or _tensor(module, name) is None)}
@@ -148,7 +158,7 @@ def _asked(module: nn.Module, changes: Mapping[str, SizeChange]) -> dict[str, tu
     shapes: dict[str, tuple[int, ...]] = {}
     for name, (was, now) in changes.items():
         own = name in module._parameters or name in module._buffers
-        if not own and type(vars(module).get(name)) is not int:
+        if not own and not _alike(vars(module).get(name), now):
             raise ValueError(f"{kind} has no tensor or integer {name!r} of its own")
         if _size(module, name) != was:
             full_size = f"{was} before it was made smaller: give the net of full size"
@@ -157,7 +167,7 @@ def _asked(module: nn.Module, changes: Mapping[str, SizeChange]) -> dict[str, tu
             shapes[name] = now
         elif not _is_smaller(was, now):
             raise ValueError(f"{kind} cannot shrink from {name}={was} to {now}")
-        elif isinstance(now, tuple):
+        elif isinstance(now, tuple) and own:
             shapes[name] = now
         else:
             setattr(module, name, now)

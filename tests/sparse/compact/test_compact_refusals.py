@@ -107,6 +107,13 @@ class Sorted(nn.Module):
         return x.sort(-1).values
 
 
+class Unknown(nn.Module):
+    """An operator of which compact knows nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cdist(x, x.flip(-1)).sum(-1, keepdim=True) + x
+
+
 class Turns(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x
@@ -124,10 +131,11 @@ def refused(net: nn.Module, match: str) -> None:
     assert all(torch.equal(before[name], x) for name, x in net.state_dict().items())
 
 
-def test_an_operator_that_is_not_known_is_refused_where_something_would_go() -> None:
-    refused(mlp(Sorted()), r"aten.sort.* '1' \(Sorted\).*skip=")
-    net = mlp(Sorted())
-    small = exact(net, without(net, **{"2__weight": [1]}), X)  # nothing of what it meets would go
+@pytest.mark.parametrize("kind, reason", [(Sorted, "sort in 1 is over the channels"), (Unknown, "is not known")])
+def test_the_channels_that_meet_an_operator_across_them_stay(kind: type[nn.Module], reason: str) -> None:
+    net = mlp(kind())
+    small = exact(net, without(net, **DEAD, **{"2__weight": [1]}), X)  # and what it does not meet goes
+    assert shape(small, "0.weight")[0] == 6 and reason in small.reasons["0.weight"]
     assert shape(small, "2.weight")[0] == 5
     small = exact(net, without(net, **DEAD), X, skip=("1",))
     assert shape(small, "0.weight")[0] == 6 and "skip names 1" in small.reasons["0.weight"]
@@ -135,20 +143,6 @@ def test_an_operator_that_is_not_known_is_refused_where_something_would_go() -> 
 
 def test_control_flow_by_data_is_refused() -> None:
     refused(mlp(Turns()), r"cannot follow '1' \(Turns\)")
-
-
-def test_sizes_that_are_written_in_are_refused() -> None:
-    class Flat(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Conv1d(2, 4, 1), nn.Linear(20, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.b(self.a(x).view(-1, 20))
-
-    net = vivid(nn.Sequential(Flat()))
-    with pytest.raises(ValueError, match=r"'0(.b)?' .*skip="):
-        compact(net, {}, without(net, **{"0__a__weight": [0]}), example=torch.randn(3, 2, 5).double())
 
 
 def test_numbers_of_channels_that_are_written_in_keep_them() -> None:
