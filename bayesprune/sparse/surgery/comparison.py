@@ -24,7 +24,7 @@ def inputs_like(example: object) -> dict[str, object]:
     """What two nets are compared on, by what it is: the example, noise of its shape, another number of inputs.
 
     Noise has the mean and the spread of each floating-point tensor; what holds integers stays, and so does a mask with
-    infinities.
+    infinities. Where integers may point into what would be cut, as the edges of a graph do, the number stays as it is.
 
     >>> {what: tuple(x.shape) for what, x in inputs_like(torch.ones(5, 3)).items()}
     {'the example': (5, 3), 'noise of its shape': (5, 3), 'a batch of 2': (2, 3)}
@@ -33,8 +33,10 @@ def inputs_like(example: object) -> dict[str, object]:
     found = {"the example": example}
     if any(_is_noisy(x) for x in tree_leaves(example)):
         found["noise of its shape"] = _noise(example)
-    lengths = [len(x) for x in tree_leaves(example) if isinstance(x, Tensor) and x.dim() and not x.is_nested]
-    if lengths:
+    tensors = [x for x in tree_leaves(example) if isinstance(x, Tensor) and x.dim() and not x.is_nested]
+    lengths = [len(x) for x in tensors]
+    pointing = any(len(x) != lengths[0] and not x.is_floating_point() and x.dtype != torch.bool for x in tensors)
+    if lengths and not pointing:
         other = 3 if lengths[0] == 2 else 2
 
         def cut(x: Tensor) -> Tensor:
@@ -49,7 +51,10 @@ def inputs_like(example: object) -> dict[str, object]:
 def _is_noisy(x: object) -> bool:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.is_nested or x.layout != torch.strided:
         return False
-    return bool(x.numel()) and bool(x.isfinite().all())
+    if not x.numel() or not bool(x.isfinite().all()):
+        return False
+    # on a GPU an index out of range ends the process: whole numbers may be one
+    return not x.is_cuda or bool((x != x.round()).any()) or bool((x == x.flatten()[0]).all())
 
 
 def _noise(example: object) -> object:

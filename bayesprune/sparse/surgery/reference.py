@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from bayesprune._copies import copied
-from bayesprune.sparse.checks import each_tensor
+from bayesprune.sparse.checks import each_tensor, run_example
 from bayesprune.sparse.kernels.conv_op import composite_conv
 from bayesprune.sparse.kernels.ops import composite
 from bayesprune.sparse.layers.conv import SparseConv2d
@@ -54,6 +54,7 @@ class Reference:
                 expected[what] = given, results(net, given)
             except Exception:  # whatever a forward of the user's raises on what is not its data
                 if what == "the example":
+                    run_example(net, example)  # which says what is wrong with it
                     raise
         return cls(net, expected)
 
