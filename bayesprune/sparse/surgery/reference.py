@@ -32,6 +32,7 @@ class Reference:
         unsteady: the inputs on which two runs of the net itself were found to differ: nothing can be held against
             them but shapes. Filled as nets are compared.
 
+    >>> import torch
     >>> dense = nn.Sequential(nn.Linear(3, 2)).eval()
     >>> reference = Reference.of(dense, torch.ones(5, 3))
     >>> reference.why_not(dense) is None, reference.why_not(nn.Linear(3, 1))
