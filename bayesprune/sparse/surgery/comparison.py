@@ -4,7 +4,7 @@ import math
 import random
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -87,11 +87,13 @@ def _same_draws() -> Iterator[None]:
         np.random.set_state(numpys)
 
 
-def results(net: nn.Module, given: object, *, training: bool = False, caches: bool = True) -> list[object]:
+def results(
+    net: nn.Module, given: object, *, training: bool = False, caches: bool = True, fast_paths: bool = False
+) -> list[object]:
     """The tensors and numbers that ``net`` gives on ``given``, which it runs on in a copy over the same parameters.
 
     What its forward writes to buffers and attributes is gone with the copy. Without ``caches``, what a decoder keeps of
-    its keys and values is passed over.
+    its keys and values is passed over. Without ``fast_paths``, torch's encoders take none.
 
     Raises:
         Exception: whatever its forward raises.
@@ -100,7 +102,8 @@ def results(net: nn.Module, given: object, *, training: bool = False, caches: bo
     alone = copied(net, {x: x for x in (*net.parameters(), *packed)})
     if training:
         alone.train()
-    with torch.no_grad(), _same_draws(), without_fast_paths(), warnings.catch_warnings():
+    own = nullcontext() if fast_paths else without_fast_paths()
+    with torch.no_grad(), _same_draws(), own, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return list(_leaves(call(alone, given), set(), caches))
 
