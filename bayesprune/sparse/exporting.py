@@ -127,6 +127,12 @@ def export(
     if not packed.finished:
         fuse(made, example, reference)
         _lay_out(made, reference, example)
+    if reference.differs_on_fast_paths(made):
+        warnings.warn(
+            "torch's encoder gives zeros where the input is padding, in eval mode and without gradients; with packed "
+            "weights it gives what it gives in training: leave padding out of what is pooled after it",
+            stacklevel=2,
+        )
     if reference.unsteady:
         warnings.warn(
             f"two runs of the net itself differ on {' and '.join(dict.fromkeys(reference.unsteady))}, with the same "

@@ -16,6 +16,7 @@ from bayesprune.sparse.layers.composite import parts_of
 from bayesprune.sparse.planning.apply import apply, pieces
 from bayesprune.sparse.planning.candidates import Piece, formats_of, packed_layers, runner
 from bayesprune.sparse.planning.plan import Choice, Plan, Whole, against, mask_hash
+from bayesprune.sparse.surgery.comparison import inputs_like
 from bayesprune.sparse.surgery.composites import Call, calls_on, composite_of, composites_for, refusals, shell
 from bayesprune.sparse.surgery.eligibility import conv_geometry, observe, obstacle
 from bayesprune.sparse.surgery.feed_forward import fuse_activation
@@ -235,7 +236,8 @@ def _with_strides(
     if not any(conv_geometry(net.get_submodule(name.rpartition(".")[0])) is not None for name in packed):
         return dict(choices)
     tried = apply(shell(net), choices, masks, calls)
-    made = {path for mode in (False, True) for path in make_contiguous(tried, net, example, training=mode)}
+    few = list(inputs_like(example).values())[-1]
+    made = {*make_contiguous(tried, net, example), *make_contiguous(tried, net, few, training=True)}
     return {name: replace(one, contiguous=name.rpartition(".")[0] in made) for name, one in choices.items()}
 
 

@@ -4,7 +4,7 @@ import math
 import random
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ def inputs_like(example: object) -> dict[str, object]:
     """What two nets are compared on, by what it is: the example, noise of its shape, another number of inputs.
 
     Noise has the mean and the spread of each floating-point tensor; what holds integers stays, and so does a mask with
-    infinities.
+    infinities. Where integers may point into what would be cut, as the edges of a graph do, the number stays as it is.
 
     >>> {what: tuple(x.shape) for what, x in inputs_like(torch.ones(5, 3)).items()}
     {'the example': (5, 3), 'noise of its shape': (5, 3), 'a batch of 2': (2, 3)}
@@ -33,8 +33,10 @@ def inputs_like(example: object) -> dict[str, object]:
     found = {"the example": example}
     if any(_is_noisy(x) for x in tree_leaves(example)):
         found["noise of its shape"] = _noise(example)
-    lengths = [len(x) for x in tree_leaves(example) if isinstance(x, Tensor) and x.dim() and not x.is_nested]
-    if lengths:
+    tensors = [x for x in tree_leaves(example) if isinstance(x, Tensor) and x.dim() and not x.is_nested]
+    lengths = [len(x) for x in tensors]
+    pointing = any(len(x) != lengths[0] and not x.is_floating_point() and x.dtype != torch.bool for x in tensors)
+    if lengths and not pointing:
         other = 3 if lengths[0] == 2 else 2
 
         def cut(x: Tensor) -> Tensor:
@@ -49,7 +51,10 @@ def inputs_like(example: object) -> dict[str, object]:
 def _is_noisy(x: object) -> bool:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.is_nested or x.layout != torch.strided:
         return False
-    return bool(x.numel()) and bool(x.isfinite().all())
+    if not x.numel() or not bool(x.isfinite().all()):
+        return False
+    # on a GPU an index out of range ends the process: whole numbers may be one
+    return not x.is_cuda or bool((x != x.round()).any()) or bool((x == x.flatten()[0]).all())
 
 
 def _noise(example: object) -> object:
@@ -82,11 +87,13 @@ def _same_draws() -> Iterator[None]:
         np.random.set_state(numpys)
 
 
-def results(net: nn.Module, given: object, *, training: bool = False, caches: bool = True) -> list[object]:
+def results(
+    net: nn.Module, given: object, *, training: bool = False, caches: bool = True, fast_paths: bool = False
+) -> list[object]:
     """The tensors and numbers that ``net`` gives on ``given``, which it runs on in a copy over the same parameters.
 
     What its forward writes to buffers and attributes is gone with the copy. Without ``caches``, what a decoder keeps of
-    its keys and values is passed over.
+    its keys and values is passed over. Without ``fast_paths``, torch's encoders take none.
 
     Raises:
         Exception: whatever its forward raises.
@@ -95,7 +102,8 @@ def results(net: nn.Module, given: object, *, training: bool = False, caches: bo
     alone = copied(net, {x: x for x in (*net.parameters(), *packed)})
     if training:
         alone.train()
-    with torch.no_grad(), _same_draws(), without_fast_paths(), warnings.catch_warnings():
+    own = nullcontext() if fast_paths else without_fast_paths()
+    with torch.no_grad(), _same_draws(), own, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return list(_leaves(call(alone, given), set(), caches))
 

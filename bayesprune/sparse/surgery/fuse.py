@@ -46,6 +46,7 @@ def followings(net: nn.Module, layers: Mapping[str, str], example: object) -> di
         layers: by path the kernel that each will run by, or runs by.
         example: an input batch, or a tuple or dict of arguments.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
     >>> followings(net, {"0": "native", "2": "native"}, torch.ones(1, 2))["0"]
     Following(norm='', activation='relu', paths=('1',), why_not='')

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from bayesprune._copies import copied
-from bayesprune.sparse.checks import each_tensor
+from bayesprune.sparse.checks import each_tensor, run_example
 from bayesprune.sparse.kernels.conv_op import composite_conv
 from bayesprune.sparse.kernels.ops import composite
 from bayesprune.sparse.layers.conv import SparseConv2d
@@ -32,6 +32,7 @@ class Reference:
         unsteady: the inputs on which two runs of the net itself were found to differ: nothing can be held against
             them but shapes. Filled as nets are compared.
 
+    >>> import torch
     >>> dense = nn.Sequential(nn.Linear(3, 2)).eval()
     >>> reference = Reference.of(dense, torch.ones(5, 3))
     >>> reference.why_not(dense) is None, reference.why_not(nn.Linear(3, 1))
@@ -54,6 +55,7 @@ class Reference:
                 expected[what] = given, results(net, given)
             except Exception:  # whatever a forward of the user's raises on what is not its data
                 if what == "the example":
+                    run_example(net, example)  # which says what is wrong with it
                     raise
         return cls(net, expected)
 
@@ -92,6 +94,16 @@ class Reference:
                 return None
             return f"in training mode it raises {type(error).__name__}: {error}"
         return None
+
+    def differs_on_fast_paths(self, net: nn.Module) -> bool:
+        """Whether torch's encoders in this net, on their fast paths, give what those of ``net`` do not.
+
+        That is zeros where the input is padding, in eval mode and without gradients; else no fast path is compared.
+        """
+        if not any(isinstance(module, nn.TransformerEncoder) for module in self.net.modules()):
+            return False
+        given, _ = self.expected["the example"]
+        return apart(*(results(one, given, fast_paths=True) for one in (self.net, net)))[1] > 1
 
     def _by_roundings(self, net: nn.Module, given: object) -> bool:
         wrong = list[str]()

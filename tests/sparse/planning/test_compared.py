@@ -97,12 +97,14 @@ def test_a_layer_that_is_told_apart_stays_masked_dense_and_the_other_is_packed(w
             torch.testing.assert_close(sparse(given), masked_dense(net, masks)(given), rtol=1e-5, atol=1e-5)
 
 
-def test_where_many_are_told_apart_all_stay_and_the_search_ends(random_masks, masked_dense):
+def test_where_many_are_told_apart_all_stay_and_the_search_ends(random_masks, masked_dense, monkeypatch):
+    monkeypatch.setattr("bayesprune.sparse.planning.compared._MOST", 2)
+
     class Counts(nn.Sequential):
         def forward(self, x):
             return super().forward(x) * sum(p.numel() for p in self.parameters())
 
-    net, x = Counts(*(nn.Linear(8, 8) for _ in range(10))).eval(), torch.randn(5, 8)
+    net, x = Counts(*(nn.Linear(8, 8) for _ in range(5))).eval(), torch.randn(5, 8)
     masks = random_masks(net, 0.4)
     sparse, told = exported(net, masks, x)
     assert not any(isinstance(m, SparseLinear) for m in sparse.modules()) and "was not tried alone" in told[0]
@@ -279,3 +281,31 @@ def test_attention_is_compared_as_a_whole(random_masks, masked_dense):
     assert type(sparse.attention) is nn.MultiheadAttention and type(sparse.head) is SparseLinear and len(told) == 1
     with torch.no_grad():
         torch.testing.assert_close(sparse(x), masked_dense(net, masks)(x), rtol=1e-5, atol=1e-5)
+
+
+class Pooled(nn.Module):
+    def __init__(self, pool):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder, self.pool = nn.TransformerEncoder(layer, 1), pool
+
+    def forward(self, x, padding=None):
+        return self.pool(self.encoder(x, src_key_padding_mask=padding), padding)
+
+
+POOLS = {
+    "all positions": (lambda x, padding: x.mean(1), True),
+    "the first": (lambda x, padding: x[:, 0], False),
+    "no padding": (lambda x, padding: x.masked_fill(padding[..., None], 0).sum(1), False),
+}
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_an_encoder_gives_at_padding_is_told_where_it_counts(pool, random_masks):
+    how, told = POOLS[pool]
+    net, x = Pooled(how).eval(), torch.randn(2, 5, 8)
+    padding = torch.arange(5) >= torch.tensor([[5], [3]])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        export(net, {}, random_masks(net, 0.4), example=(x, padding), formats={"*": BSR(4, 1)})
+    assert any("gives zeros where the input is padding" in str(w.message) for w in said) == told
