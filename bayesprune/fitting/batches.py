@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bayesprune.likelihoods.batch import count_examples, parted
 from bayesprune.network.bayesian_net import BayesianNet
 
-__all__ = ["check_inputs", "check_loader", "count_batches", "count_examples", "pair", "split"]
+__all__ = ["check_inputs", "check_loader", "count_batches", "count_examples", "pair", "split", "usual"]
 
 
 def check_loader(loader: Any) -> None:
@@ -77,10 +78,17 @@ def check_size(loader: Any, size: int | None) -> None:
 
 
 def check_inputs(x: Any, i: int) -> None:
-    """Raise ``ValueError`` where the inputs of batch ``i`` are empty, NaN or infinite."""
-    for tensor in x.values() if isinstance(x, Mapping) else x if isinstance(x, (tuple, list)) else [x]:
-        if isinstance(tensor, Tensor):
-            if len(tensor) == 0:
+    """Raise ``ValueError`` where the inputs of batch ``i`` are empty, NaN or infinite, or no tensors but arrays."""
+    for part in x.values() if isinstance(x, Mapping) else x if isinstance(x, (tuple, list)) else [x]:
+        if isinstance(part, np.ndarray):
+            raise ValueError(f"batch {i} holds a NumPy array of shape {part.shape}: make it a tensor, torch.as_tensor")
+        if isinstance(part, Tensor):
+            if part.dim() and len(part) == 0:
                 raise ValueError(f"batch {i} is empty")
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if part.is_floating_point() and not bool(torch.isfinite(part).all()):
                 raise ValueError(f"batch {i} holds NaN or infinity in its inputs: clean the data first")
+
+
+def usual(part: Any) -> Any:
+    """A tensor that was made in inference mode as one that autograd takes; anything else as it is."""
+    return part.clone() if isinstance(part, Tensor) and part.is_inference() else part

@@ -14,10 +14,19 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 import bayesprune
-from bayesprune.fitting.batches import check_inputs, check_loader, check_size, count_batches, count_examples, pair
+from bayesprune.fitting.batches import (
+    check_inputs,
+    check_loader,
+    check_size,
+    count_batches,
+    count_examples,
+    pair,
+    usual,
+)
 from bayesprune.fitting.checkpoints import Checkpoints
 from bayesprune.fitting.devices import place
 from bayesprune.fitting.elbo import MeanFieldELBO
@@ -181,7 +190,7 @@ class Loop:
         elbo, run = self.elbo, self.progress
         elbo.kl_weight = self.settings.kl_weight(run.step / self.batches)
         self.optimizer.zero_grad()
-        loss = self.bound(*send_to_device((x, y), self.device))
+        loss = self.bound(*tree_map(usual, send_to_device((x, y), self.device)))
         n = self.size or count_examples(x, y) * self.batches
         with torch.autocast(self.device.type, enabled=False):  # backward, products are of forward's types
             self.accelerator.backward(loss / n)

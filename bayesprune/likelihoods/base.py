@@ -107,7 +107,10 @@ def one_tensor(output: Any) -> Tensor:
             "several outputs are read by bp.likelihoods.Several, and any by bp.likelihood"
         )
     if not found.dim():
-        raise ValueError("the net returns one number for a whole batch: it must return one row an example")
+        raise ValueError(
+            "the net returns one number for a whole batch: it must return one row an example (squeeze() loses that "
+            "of a batch of one; squeeze(-1) does not)"
+        )
     return found
 
 

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from bayesprune._memory import check_memory
 from bayesprune._turns import in_turn
@@ -334,3 +335,8 @@ def _check_runs(net: nn.Module) -> None:
         raise TypeError("net must be the nn.Module itself, not what TorchScript made of it")
     if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise TypeError(f"net must be the nn.Module itself, not {type(net).__name__} around it: give net.module")
+    if made := [name for name, p in net.named_parameters() if not is_lazy(p) and p.is_inference()]:
+        raise TypeError(
+            f"{made[0]!r} was made in inference mode and cannot be trained: make the net outside of "
+            "torch.inference_mode()"
+        )

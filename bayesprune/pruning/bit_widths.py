@@ -54,6 +54,8 @@ def bit_widths(
 
 def _bits(bnet: BayesianNet, name: str, mean: Tensor, variance: Tensor, mask: Tensor) -> int | None:
     layout = bnet.posteriors[name].layout
+    if not mask.numel():
+        return None
     kept = layout.matrix(mask.to(mean.device))
     largest = torch.where(kept, layout.matrix(mean).abs().double(), 0).amax((2, 3), keepdim=True)
     reach = float((largest.square() * kept).sum())

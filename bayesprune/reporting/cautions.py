@@ -115,6 +115,8 @@ def _too_sure(found: Verification) -> Iterator[Caution]:
 def _near_empty(bnet: BayesianNet, kept: Mapping[str, Tensor]) -> Iterator[Caution]:
     """Few outputs or few inputs of a layer have a weight left."""
     for name, mask in kept.items():
+        if not mask.numel():
+            continue
         matrix = bnet.posteriors[name].layout.matrix(mask).any(-1)
         outputs, inputs = int(matrix.any(-1).sum()), int(matrix.any(-2).sum())
         all_outputs, all_inputs = matrix[:, :, 0].numel(), matrix[:, 0].numel()

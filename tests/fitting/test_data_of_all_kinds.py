@@ -205,3 +205,94 @@ def test_a_size_that_can_be_meant_is_no_warning(kind: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         fit(linear(), make(), size=size)
+
+
+# --- tensors of odd kinds ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32],
+    ids=lambda dtype: str(dtype).removeprefix("torch."),
+)
+def test_labels_of_every_width_are_the_same_labels(dtype: torch.dtype) -> None:
+    fitted = [linear(), linear()]
+    for bnet, y in zip(fitted, (Y, Y.to(dtype)), strict=True):
+        fit(bnet, [(X, y)])
+    assert torch.equal(fitted[0].means()["0.weight"], fitted[1].means()["0.weight"])
+    curves = [bp.sweep(bnet, [(X, y)], keep=[0.5]) for bnet, y in zip(fitted, (Y, Y.to(dtype)), strict=True)]
+    assert curves[0].points[-1].score == curves[1].points[-1].score
+
+
+def test_data_made_in_inference_mode_are_learned_from() -> None:
+    with torch.inference_mode():
+        x, y = X.clone(), Y.clone()
+    fitted = [linear(), linear()]
+    for bnet, data in zip(fitted, ([(X, Y)], [(x, y)]), strict=True):
+        fit(bnet, data)
+    assert torch.equal(fitted[0].means()["0.weight"], fitted[1].means()["0.weight"])
+
+
+class Scaled(nn.Module):
+    """A net with a second input that is one number, and a weight without entries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.none = nn.Linear(8, 3), nn.Linear(0, 3, bias=False)
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        return self.fc(x if scale is None else x * scale) + self.none(x[:, :0])
+
+
+def test_an_input_that_is_one_number_and_a_weight_without_entries() -> None:
+    torch.manual_seed(0)
+    bnet = bp.BayesianNet(Scaled(), {"*.weight": bp.SparseVD()})
+    fit(bnet, [(X, torch.tensor(2.0), Y)])
+    assert len(bp.predict(bnet, [(X, torch.tensor(2.0), Y)], draws=2).mean) == 48
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = bp.report(bnet, bp.masks(bnet, keep=0.5), [(X, Y)], draws=2)
+    assert {row.name: row.kept for row in report.weights}["none.weight"] == 0
+
+
+def squeezed() -> nn.Module:
+    class Squeezed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x).squeeze()
+
+    return Squeezed()
+
+
+def in_inference_mode() -> nn.Module:
+    with torch.inference_mode():
+        return nn.Sequential(nn.Linear(8, 3))
+
+
+ODD: dict[str, tuple[Callable[[], Any], str]] = {
+    "NumPy's inputs": (lambda: fit(linear(), [(X.numpy(), Y)]), "holds a NumPy array of shape"),
+    "NumPy's labels": (lambda: fit(linear(), [(X, Y.numpy())]), "labels must be a tensor, got ndarray"),
+    "an empty input": (lambda: fit(linear(), [(X[:0], Y[:0])]), "batch 0 is empty"),
+    "parameters of inference mode": (
+        lambda: bp.BayesianNet(in_inference_mode(), {"*.weight": bp.SparseVD()}),
+        "'0.weight' was made in inference mode",
+    ),
+    "squeeze() and a batch of one": (
+        lambda: fit(bp.BayesianNet(squeezed(), {"fc.weight": bp.SparseVD()}), [(X[:1], Y[:1])]),
+        r"squeeze\(-1\)",
+    ),
+    "a lazy layer": (
+        lambda: bp.BayesianNet(nn.Sequential(nn.LazyLinear(3)), {"*.weight": bp.SparseVD()}),
+        "run the net once on a batch",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_cannot_be_learned_from_is_one_sentence(what: str) -> None:
+    do, words = ODD[what]
+    with pytest.raises((ValueError, TypeError), match=words):
+        do()
