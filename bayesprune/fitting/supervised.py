@@ -54,7 +54,8 @@ class SupervisedModel(nn.Module):
         """
         likelihood = self.bnet.observation
         assert isinstance(likelihood, Likelihood)
-        output = tree_map(_wide, likelihood.take(call(self.bnet, x)))
+        output = likelihood.take(call(self.bnet, x))
+        output = _wide(output) if isinstance(output, Tensor) else tree_map(_wide, output)
         n = len(output) if isinstance(output, Tensor) and output.dim() else count_examples(x, y)
         if n == 0:
             raise ValueError("an empty batch: nothing to learn from or to predict")
