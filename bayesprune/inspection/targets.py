@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.evaluation.scoring import double
-from bayesprune.inspection.entries import numpy_of
+from bayesprune.inspection.entries import label_of, numpy_of
 from bayesprune.likelihoods import Bernoulli, Categorical, Likelihood, Several
 
 __all__ = ["Targets", "targets_of"]
@@ -36,7 +36,7 @@ class Targets:
         self, name: str, likelihood: Likelihood, draws: int, output: Any, y: Any, classes: Sequence[str] | None
     ) -> None:
         self.name, self.likelihood, self.draws = name, likelihood, draws
-        self.suffix = f".{name}" if name else ""
+        self.suffix = f".{label_of(name)}" if name else ""
         self.exclusive = isinstance(likelihood, Categorical)
         self._shape: tuple[int, ...] = ()
         self._type: np.dtype | None = None
