@@ -110,7 +110,8 @@ class Targets:
         if classes is not None:
             named = self.exclusive or (labels and inner == 1)
             if not named:
-                raise ValueError("classes names classes, but the targets are real (bp.regress)")
+                what = "there is one label an example" if labels else "the targets are real (bp.regress)"
+                raise ValueError(f"classes names classes, but {what}")
             if len(classes) != shape[-1] or len(set(classes)) != len(classes):
                 raise ValueError(f"classes names each of the net's {shape[-1]} classes once, got {list(classes)}")
             coords[dims[-1]] = np.array(list(classes))

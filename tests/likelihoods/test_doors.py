@@ -173,3 +173,18 @@ def test_outputs_may_be_called_anything(tmp_path: Path) -> None:
     assert {"probs.weight", "mean.user%2Fitem"} == set(data.output.data_vars)
     both = of.Several({"kind": of.Categorical(), "weight": of.Categorical()})
     assert bp.supervise(bnet, 4, both).target == "y_"
+
+
+def test_corruptions_are_of_images() -> None:
+    bnet = bp.BayesianNet(Returns(lambda out: out), {"fc.weight": bp.Gaussian()})
+    bp.classify(bnet, 4)
+    spoil = {"corruptions": [bp.corruptions.gaussian_noise], "severities": [1]}
+    with pytest.raises(ValueError, match=r"corruptions are of images: batches are then \(x, y\).*got dict"):
+        bp.sweep(bnet, [{"x": X, "labels": torch.zeros(4).long()}], keep=[0.5], saliencies=[bp.snr], **spoil)
+
+
+def test_one_label_an_example_has_no_class_names() -> None:
+    bnet = bp.BayesianNet(Returns(lambda out: out[:, :1]), {"fc.weight": bp.Gaussian()})
+    bp.supervise(bnet, 4, of.Bernoulli())
+    with pytest.raises(ValueError, match="there is one label an example"):
+        bp.to_inference_data(bnet, [X], draws=2, classes=["no", "yes"])
