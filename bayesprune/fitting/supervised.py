@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bayesprune.likelihoods import Categorical, Likelihood, Normal
+from bayesprune.likelihoods import Categorical, Likelihood, Normal, Several
 from bayesprune.likelihoods.batch import call, count_examples
 from bayesprune.network.bayesian_net import BayesianNet
 
@@ -43,6 +43,8 @@ class SupervisedModel(nn.Module):
         bnet.observation = likelihood.to(next(iter(bnet.parameters()), torch.zeros(0)).device)
         self.bnet, self.size = bnet, size
         taken = {name for name, _ in bnet.net.named_parameters()}
+        if isinstance(likelihood, Several):  # whose sites are called as parameters of a module y would be
+            taken |= {name.partition(".")[0] for name in taken}
         self.target, self.plate = (_free(name, taken) for name in ("y", "data"))
 
     def forward(self, x: Any, y: Any = None) -> Any:
@@ -54,7 +56,8 @@ class SupervisedModel(nn.Module):
         """
         likelihood = self.bnet.observation
         assert isinstance(likelihood, Likelihood)
-        output = tree_map(_wide, likelihood.take(call(self.bnet, x)))
+        output = likelihood.take(call(self.bnet, x))
+        output = _wide(output) if isinstance(output, Tensor) else tree_map(_wide, output)
         n = len(output) if isinstance(output, Tensor) and output.dim() else count_examples(x, y)
         if n == 0:
             raise ValueError("an empty batch: nothing to learn from or to predict")
@@ -88,7 +91,8 @@ def supervise(bnet: BayesianNet, size: int, likelihood: Likelihood) -> Supervise
         bnet: the net with its posterior.
         size: how many examples the training set has. Examples are counted, not their pixels or tokens: an example's
             log-probability is the sum over those.
-        likelihood: one of :mod:`bayesprune.likelihoods`, or :func:`bayesprune.likelihood` of a function.
+        likelihood: one of :mod:`bayesprune.likelihoods`, or :func:`bayesprune.likelihood` of a function. What it learns
+            it holds: give each net one of its own.
 
     Raises:
         TypeError: ``likelihood`` is none.

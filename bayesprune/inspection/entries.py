@@ -13,7 +13,7 @@ from bayesprune._names import matching
 from bayesprune.layout import Layout
 from bayesprune.network.bayesian_net import BayesianNet
 
-__all__ = ["Entries", "chosen", "numpy_of", "numpy_type"]
+__all__ = ["Entries", "chosen", "label_of", "numpy_of", "numpy_type"]
 
 _SAMPLE = {"chain", "draw"}
 
@@ -39,8 +39,7 @@ class Entries:
     @property
     def label(self) -> str:
         """The weight's name as a NetCDF file can hold it, its escapes in hexadecimal: a slash is ``%2F``."""
-        held = re.sub(r"[%/\x00-\x1f\x7f\ud800-\udfff]", _escaped, self.name)
-        return re.sub(r"^\s|\s$", _escaped, held)
+        return label_of(self.name)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -123,6 +122,16 @@ def _check_labels(entries: list[Entries]) -> None:
                     "them out with weights=, or rename the parameter"
                 )
             owners[label] = repr(e.name)
+
+
+def label_of(name: str) -> str:
+    """A name as a NetCDF file can hold it, its escapes in hexadecimal.
+
+    >>> label_of("user/item")
+    'user%2Fitem'
+    """
+    held = re.sub(r"[%/\x00-\x1f\x7f\ud800-\udfff]", _escaped, name)
+    return re.sub(r"^\s|\s$", _escaped, held)
 
 
 def _escaped(match: re.Match[str]) -> str:

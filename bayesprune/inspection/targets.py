@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.evaluation.scoring import double
-from bayesprune.inspection.entries import numpy_of
+from bayesprune.inspection.entries import label_of, numpy_of
 from bayesprune.likelihoods import Bernoulli, Categorical, Likelihood, Several
 
 __all__ = ["Targets", "targets_of"]
@@ -36,7 +36,7 @@ class Targets:
         self, name: str, likelihood: Likelihood, draws: int, output: Any, y: Any, classes: Sequence[str] | None
     ) -> None:
         self.name, self.likelihood, self.draws = name, likelihood, draws
-        self.suffix = f".{name}" if name else ""
+        self.suffix = f".{label_of(name)}" if name else ""
         self.exclusive = isinstance(likelihood, Categorical)
         self._shape: tuple[int, ...] = ()
         self._type: np.dtype | None = None
@@ -110,7 +110,8 @@ class Targets:
         if classes is not None:
             named = self.exclusive or (labels and inner == 1)
             if not named:
-                raise ValueError("classes names classes, but the targets are real (bp.regress)")
+                what = "there is one label an example" if labels else "the targets are real (bp.regress)"
+                raise ValueError(f"classes names classes, but {what}")
             if len(classes) != shape[-1] or len(set(classes)) != len(classes):
                 raise ValueError(f"classes names each of the net's {shape[-1]} classes once, got {list(classes)}")
             coords[dims[-1]] = np.array(list(classes))

@@ -100,10 +100,10 @@ class Categorical(Likelihood):
         if y.is_floating_point() or y.dtype == torch.bool:
             raise ValueError(f"labels must be integers, got {y.dtype}; for real targets use bp.regress")
         y = y.long()  # of whatever width they come in
-        labelled = y[y != self.ignore_index]
-        if labelled.numel():
-            low, high = (int(v) for v in torch.aminmax(labelled))
-            if low < 0 or high >= classes:
+        if not _within(y, classes):
+            labelled = y[y != self.ignore_index]
+            if not _within(labelled, classes):
+                low, high = (int(end) for end in torch.aminmax(labelled))
                 raise ValueError(
                     f"labels must lie in 0…{classes - 1} for {classes} logits, got {low}…{high}; one that counts for "
                     f"nothing is ignore_index={self.ignore_index}"
@@ -191,6 +191,11 @@ class Categorical(Likelihood):
         if self.weight is not None or self.label_smoothing:
             return "class weights and label smoothing are no density of labels"
         return "soft labels are no draws of labels" if y is not None and y.is_floating_point() else None
+
+
+def _within(labels: Tensor, classes: int) -> bool:
+    """Whether all labels are numbers of classes."""
+    return not labels.numel() or bool(((labels >= 0) & (labels < classes)).all())
 
 
 def _check_shares(output: Tensor, y: Tensor) -> Tensor:

@@ -94,10 +94,10 @@ class Numbers(Likelihood):
             self.register_buffer(f"log_{name}", start)
 
     def learned(self, name: str, like: Tensor) -> Tensor:
-        """The number that :meth:`learn` holds, in the dtype of ``like``; a param site where it is learned."""
+        """The number that :meth:`learn` holds, in the dtype and on the device of ``like``; a param site if learned."""
         log = getattr(self, f"log_{name}")
         log = param_site(f"{self.prefix}{name}.log", log) if isinstance(log, nn.Parameter) else log
-        return log.exp().to(like.dtype)
+        return log.exp().to(like)
 
     def told(self, name: str) -> str:
         """The number that :meth:`learn` holds, for a repr: ``None`` where it is learned."""

@@ -253,8 +253,15 @@ def _size(
     return found
 
 
-def _spoilt(batches: Iterable[Any], corrupt: Corruption, severity: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-    return [(corrupt(x, severity, seed=seed + i), y) for i, (x, y) in enumerate(batches)]
+def _spoilt(batches: Iterable[Any], corrupt: Corruption, severity: int, seed: int) -> list[tuple[Tensor, Any]]:
+    found = []
+    for i, batch in enumerate(batches):
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not isinstance(batch[0], Tensor):
+            raise ValueError(
+                f"corruptions are of images: batches are then (x, y) with one x, got {type(batch).__name__}"
+            )
+        found.append((corrupt(batch[0], severity, seed=seed + i), batch[1]))
+    return found
 
 
 def _worst(before: Score, after: Score) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -146,3 +147,44 @@ def test_learned_numbers_of_two_outputs_are_two_sites() -> None:
     y = (X, X.exp())
     bp.fit(model, bnet.guide, [(X, y)], epochs=3, lr=0.1, seed=0, progress=False)
     assert all(float(p.detach().abs()) > 1e-3 for name, p in model.named_parameters() if name in names)
+
+
+class Awkward(nn.Module):
+    """Heads, and their outputs, under names that files and sites must escape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.y = nn.ModuleDict({"weight": nn.Linear(3, 3), "user/item": nn.Linear(3, 1)})
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {name: head(x) for name, head in self.y.items()}
+
+
+def test_outputs_may_be_called_anything(tmp_path: Path) -> None:
+    net = Awkward()
+    net.y.register_parameter("kind", nn.Parameter(torch.zeros(3)))
+    bnet = bp.BayesianNet(net, {"y.*.weight": bp.Gaussian()})
+    model = bp.supervise(bnet, 4, of.Several({"weight": of.Categorical(), "user/item": of.Normal(1.0)}))
+    y = {"weight": torch.zeros(4).long(), "user/item": X[:, :1]}
+    bp.fit(model, bnet.guide, [(X, y)], epochs=2, seed=0, progress=False)
+    data = bp.to_inference_data(bnet, [(X, y)], draws=3)
+    data.to_netcdf(str(tmp_path / "draws.nc"))
+    assert set(data.posterior_predictive.data_vars) == {"y.weight", "y.user%2Fitem"}
+    assert {"probs.weight", "mean.user%2Fitem"} == set(data.output.data_vars)
+    both = of.Several({"kind": of.Categorical(), "weight": of.Categorical()})
+    assert bp.supervise(bnet, 4, both).target == "y_"
+
+
+def test_corruptions_are_of_images() -> None:
+    bnet = bp.BayesianNet(Returns(lambda out: out), {"fc.weight": bp.Gaussian()})
+    bp.classify(bnet, 4)
+    spoil = {"corruptions": [bp.corruptions.gaussian_noise], "severities": [1]}
+    with pytest.raises(ValueError, match=r"corruptions are of images: batches are then \(x, y\).*got dict"):
+        bp.sweep(bnet, [{"x": X, "labels": torch.zeros(4).long()}], keep=[0.5], saliencies=[bp.snr], **spoil)
+
+
+def test_one_label_an_example_has_no_class_names() -> None:
+    bnet = bp.BayesianNet(Returns(lambda out: out[:, :1]), {"fc.weight": bp.Gaussian()})
+    bp.supervise(bnet, 4, of.Bernoulli())
+    with pytest.raises(ValueError, match="there is one label an example"):
+        bp.to_inference_data(bnet, [X], draws=2, classes=["no", "yes"])
