@@ -181,7 +181,7 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
         into_x, into_values = torch.ops.bayesprune.sparse_conv2d_grads(
             grad, x, values, crow, col, scale, *sizes, kernel
         )
-    into_bias = grad.movedim(-3, 0).flatten(1).sum(1) if wants_bias else None
+    into_bias = grad.sum([axis for axis in range(grad.dim()) if axis != grad.dim() - 3]) if wants_bias else None
     return into_x if wants_x else None, into_values if wants_values else None, None, None, into_bias, *[None] * 11
 
 

@@ -36,12 +36,13 @@ def unwatched(x: Tensor, values: Tensor | None) -> bool:
     )
 
 
+@torch.compiler.assume_constant_result
 def transformed() -> bool:
     """Whether a transform of ``torch.func`` or forward-mode differentiation is at work, which no op of ours can answer.
+
+    ``torch.compile`` asks once, while it traces, for it traces anew where either is another.
 
     >>> torch.func.vmap(lambda row: row + transformed())(torch.zeros(2))
     tensor([1., 1.])
     """
-    if torch.compiler.is_compiling():
-        return False
     return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
