@@ -158,7 +158,8 @@ def _asked(module: nn.Module, changes: Mapping[str, SizeChange]) -> dict[str, tu
     shapes: dict[str, tuple[int, ...]] = {}
     for name, (was, now) in changes.items():
         own = name in module._parameters or name in module._buffers
-        if not own and not _alike(vars(module).get(name), now):
+        held = vars(module).get(name)
+        if not own and not _alike(held, held):
             raise ValueError(f"{kind} has no tensor or integer {name!r} of its own")
         if _size(module, name) != was:
             full_size = f"{was} before it was made smaller: give the net of full size"
