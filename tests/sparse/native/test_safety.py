@@ -1,6 +1,5 @@
 """What a kernel must not do: run code of others, read beyond its buffers, hang, or grow without end."""
 
-import gc
 import os
 import subprocess
 import sys
@@ -11,12 +10,11 @@ from functools import lru_cache
 import pytest
 import torch
 from support.elsewhere import environment
-from torch import nn
+from support.native_kernels import convolution, living, made_so_far
 
 from bayesprune.sparse import BSR, CSR
 from bayesprune.sparse.buffers.geometry import Geometry
 from bayesprune.sparse.kernels import native as kernel
-from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.layers.linear import SparseLinear
 
 pytest.importorskip("llvmlite")
@@ -37,17 +35,6 @@ def cache(tmp_path, monkeypatch):
     compiled._usable.cache_clear()
     yield tmp_path / "kernels"
     compiled._usable.cache_clear()
-
-
-def made_so_far() -> int:
-    """How many kernels this process has made."""
-    return compiled.entry.cache_info().misses
-
-
-def living() -> int:
-    """How many kernels this process holds."""
-    gc.collect()
-    return sum(type(thing).__name__ == "ExecutionEngine" for thing in gc.get_objects())
 
 
 def made(spec: choose.Spec) -> tuple[bytes, bool]:
@@ -157,15 +144,6 @@ def test_a_process_that_forks_while_a_thread_compiles_leaves_its_child_able_to(t
     assert done.returncode == 0, done.stderr
 
 
-def convolution(kernel_size: int = 3, stride: int = 1) -> tuple[SparseConv2d, nn.Conv2d]:
-    geometry = Geometry((kernel_size, kernel_size), (stride, stride), (1, 1))
-    matrix = torch.randn(8, kernel_size**2 * 4)
-    layer = SparseConv2d(BSR(4, 4).pack(matrix, torch.rand_like(matrix) < 0.2), None, geometry, "native")
-    twin = nn.Conv2d(4, 8, kernel_size, stride, 1, bias=False)
-    twin.load_state_dict({"weight": layer.weight.detach()})
-    return layer, twin
-
-
 def test_images_of_ever_new_sizes_share_kernels():
     for stride in (1, 2):
         layer, twin = convolution(stride=stride)
@@ -220,7 +198,7 @@ def test_kernels_that_are_used_no_more_are_given_back(monkeypatch):
 
 REAL = """
 import sys, torch
-from sparse.native.test_safety import convolution, living, made_so_far
+from support.native_kernels import convolution, living, made_so_far
 from support.measured import settled
 torch.set_num_threads(1)
 with torch.no_grad():
