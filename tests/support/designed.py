@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bayesprune.sparse.saving.coding.container import Streams, deflated, pack
+from bayesprune.sparse.saving.coding.container import Streams, deflated, pack, unpack
 from bayesprune.sparse.saving.coding.entropy import Writer
 from support.mutations import summed
 
@@ -128,24 +128,40 @@ def bit_planes(rows: int, columns: int, choose: random.Random) -> bytes:
     return summed(told, {"weight": values, "weight/bits": bits})
 
 
-def packed(choose: random.Random) -> bytes:
-    """A packed layer in next to no bytes: its gaps and levels cost nothing."""
-    rows, cols = choose.choice(((10, 10), (1000, 1000), (2**30, 4), (4, 2**30), (3000, 5000), (2**15, 2**16)))
-    count = min(rows * cols, choose.choice((0, 1, 1000, 10**6, 10**7, 10**8)))
+def packed_layer(rows: int, cols: int, count: int, bits: int | None = None, turned: int = 0) -> bytes:
+    """A packed layer in next to no bytes: its gaps are nothing, and its values all alike."""
     writer = Writer()
-    writer.number(choose.randrange(2), 1)
+    writer.number(turned, 1)
     writer.symbols(np.zeros(_ALIKE, dtype=np.int64), 128)
-    writer.number(1, 2**16)
-    writer.number(0, 1)
-    writer.number(0, 1)
-    writer.uniform(np.array([0, 0x3F80]), 2**16)
+    if bits:
+        writer.symbols(np.full(_ALIKE, 129, dtype=np.int64), 256)
+    else:
+        writer.number(1, 2**16)
+        writer.number(0, 1)
+        writer.number(0, 1)
+        writer.uniform(np.array([0, 0x3F80]), 2**16)
     tensors = {
-        "values": entry([count], "levels"),
+        "values": entry([count], "bytes", "int8") if bits else entry([count], "levels"),
         "crow": entry([rows + 1], "indices", "int32", "buffer"),
         "col": entry([count], "indices", "int32", "buffer"),
     }
-    layer = {"format": ["CSR", None], "kernel": "native", "shape": [rows, cols], "activation": ""}
-    return coded(manifest(linear(rows, cols), tensors, sparse={"": layer}), numbers=writer.data() + choose.randbytes(8))
+    if bits:
+        tensors["scale"] = entry([rows], "exact", kind="buffer")
+    layer = {"format": ["CSR", bits], "kernel": "native", "shape": [rows, cols], "activation": ""}
+    exact = deflated(bytes(2 * rows) + bytes((0x80,)) * rows + bytes((0x3F,)) * rows) if bits else b""
+    return coded(manifest(linear(rows, cols), tensors, sparse={"": layer}), exact, writer.data())
+
+
+def packed(choose: random.Random) -> bytes:
+    """One of these, or one that says so and is damaged."""
+    shapes = ((10, 10), (1000, 1000), (2**20, 4), (4, 2**30), (3000, 5000), (2**15, 2**16), (2**10, 2**31 - 1))
+    rows, cols = choose.choice(shapes)
+    count = min(rows * cols, choose.choice((0, 1, 1_000, 10**6, 2_000_000, 3_500_000, 4_400_000, 5_800_000, 10**8)))
+    made = packed_layer(rows, cols, count, choose.choice((None, 8)), choose.randrange(2))
+    if choose.random() < 0.7:
+        return made
+    streams = unpack(made)
+    return pack(Streams(streams.text, bytes(streams.exact), bytes(streams.numbers) + choose.randbytes(8)))
 
 
 HUGE = (0, -1, 1, 7, 2**20, 20_000, 2**31, 2**40, 2**63 - 1, 2**63, 10**30, "8", 1.5, None, True, [], [2] * 70, {})

@@ -14,8 +14,9 @@ CLAIMS = "it claims tensors of "  # so begins what is said of a file that unpack
 _FREE = 56 * 2**20  # bytes that any file's tensors may take; the rest of the 64 MiB is for Python's objects
 _A_BYTE = 2  # for each byte of the file; it is held twice itself, as it is read and as the coder's words or tensors
 _A_LETTER = 48  # what a letter of the manifest takes as Python's objects, and as the modules that it tells of
-_SCRATCH = 5  # bytes for each entry of one tensor while it is unpacked: its place, and a byte of what it is read from
-_AS_IT_IS = ("dense", "narrow")
+# bytes for each entry of one tensor while it is unpacked, by how it is kept; 5 for a coded one: its place, and a symbol
+_SCRATCH: Mapping[str, int] = {"dense": 0, "narrow": 0, "csr": 0, "bsr": 0, "bits": 1, "nibbles": 4, "indices": 8}
+_CODED, _A_ROW = 5, 5
 
 
 def most_held(length: int, known: int = 0) -> int:
@@ -29,8 +30,15 @@ def most_held(length: int, known: int = 0) -> int:
 
 def held(tensors: Mapping[str, TensorEntry], text: int = 0) -> int:
     """The bytes that unpacking ``tensors``, told of in ``text`` letters, takes at its most."""
-    scratch = (e.numel * max(_SCRATCH, e.itemsize) for e in tensors.values() if e.how not in _AS_IT_IS)
-    return sum(e.nbytes for e in tensors.values()) + max(scratch, default=0) + _A_LETTER * text
+    scratch = (_scratch(entry) for entry in tensors.values())
+    return sum(entry.nbytes for entry in tensors.values()) + max(scratch, default=0) + _A_LETTER * text
+
+
+def _scratch(entry: TensorEntry) -> int:
+    if entry.how in _SCRATCH:
+        rows = entry.shape[0] if entry.how in ("csr", "bsr") and entry.shape else 0
+        return entry.numel * _SCRATCH[entry.how] + _A_ROW * rows
+    return entry.numel * max(_CODED, entry.itemsize)
 
 
 def beyond(tensors: Mapping[str, TensorEntry], text: int, length: int, known: int | None = None) -> str:

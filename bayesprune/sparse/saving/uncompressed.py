@@ -29,9 +29,8 @@ def uncompressed(sparse: nn.Module) -> bytes:
     stored = {name: store(x) for name, (_, x) in tensors.items()}
     done = Surgery.of(sparse)
     if node is not None:
-        zeros = {name: (kind, x) for name, (kind, x) in tensors.items()}
-        sums = {at: (str(x.dtype), tuple(x.shape), "0" * 64) for at, x in _parts(stored).items()}
-        letters = len(Manifest(node, needs_net, _entries(zeros, stored), ties, done, sums).text())
+        unsummed = {at: (str(x.dtype), tuple(x.shape), "0" * 64) for at, x in _parts(stored).items()}
+        letters = len(Manifest(node, needs_net, _entries(tensors, stored), ties, done, unsummed).text())
         stored = _loadable(tensors, stored, letters)
     parts = _parts(stored)
     sums = {at: (str(x.dtype).removeprefix("torch."), tuple(x.shape), sha256(x)) for at, x in parts.items()}

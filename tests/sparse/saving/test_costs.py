@@ -10,7 +10,18 @@ import sys
 
 import pytest
 import torch
-from support.designed import coded, entry, manifest, many, masked_dense, module, of_crow, stacked, zeros_kept_exactly
+from support.designed import (
+    coded,
+    entry,
+    manifest,
+    many,
+    masked_dense,
+    module,
+    of_crow,
+    packed_layer,
+    stacked,
+    zeros_kept_exactly,
+)
 from support.mutations import summed
 from support.paths import ROOT
 
@@ -55,6 +66,10 @@ FORGED = {
     "modules without end": lambda: coded(many(100_000)),
     "modules without end.safetensors": lambda: summed(many(100_000), {"x": torch.zeros(1)}),
     "a masked dense weight": lambda: masked_dense(2890, 2890),
+    "integers in a wide grid": lambda: packed_layer(2**10, 2**31 - 1, 4_400_000, bits=8),
+    "many integers in a wide grid": lambda: packed_layer(2**10, 2**31 - 1, 5_800_000, bits=8, turned=1),
+    "numbers in a wide grid": lambda: packed_layer(2**10, 2**31 - 1, 3_500_000),
+    "more of them": lambda: packed_layer(2**15, 2**16, 5_000_000, turned=1),
     "zeros kept exactly": lambda: zeros_kept_exactly(15),
     "more zeros kept exactly": lambda: zeros_kept_exactly(280),
     "rows of less.safetensors": lambda: of_crow(10**6, 6),
