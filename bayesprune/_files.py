@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-__all__ = ["cache_folder", "is_temporary", "keep", "replace", "sync"]
+__all__ = ["cache_folder", "is_temporary", "keep", "make_folder", "replace", "sync"]
 
 _TEMPORARY = re.compile(r"\.bayesprune-(?P<space>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{32}\.")
 _OLD = 24 * 3600.0  # seconds after which a temporary file of another machine is nobody's
@@ -77,6 +77,21 @@ def sync(path: Path) -> None:
                 _sync(path, os.O_RDONLY)
     else:
         _sync(path, os.O_RDWR)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are not there, so that a power cut leaves them where they are.
+
+    Raises:
+        FileExistsError: it is a file.
+        OSError: it cannot be made.
+    """
+    if path.is_dir():
+        return
+    if not path.parent.is_dir():
+        make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync(path.parent)
 
 
 def is_temporary(path: Path) -> bool:

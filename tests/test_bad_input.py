@@ -168,6 +168,23 @@ CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "no epochs": (lambda: fit([GOOD], epochs=0), ValueError, "epochs is an integer ≥ 1, got 0"),
     "a learning rate of 0": (lambda: fit([GOOD], lr=0.0), ValueError, r"lr.*> 0, got 0\.0"),
     "a learning rate of NaN": (lambda: fit([GOOD], lr=math.nan), ValueError, "lr.*> 0, got nan"),
+    "a learning rate without end": (lambda: fit([GOOD], lr=math.inf), ValueError, "lr is a finite.*> 0, got inf"),
+    "a decay of NaN": (lambda: fit([GOOD], decay=lambda p: math.nan), ValueError, "decay gives a finite.*got nan at 0"),
+    "a decay below 0": (
+        lambda: fit([GOOD], decay=lambda p: 1 - 2 * p),
+        ValueError,
+        r"decay gives .*got -0\.5 at 0\.75",
+    ),
+    "a decay without end": (
+        lambda: fit([GOOD], decay=lambda p: math.inf if p else 1),
+        ValueError,
+        "decay.*inf at 0.25",
+    ),
+    "a decay that is NaN at one step": (
+        lambda: fit([GOOD], epochs=3, decay=lambda p: 1.0 if p in (0, 0.25, 0.5, 0.75, 1) else math.nan),
+        ValueError,
+        "decay gives .*got nan at 0.3",
+    ),
     "a negative warm-up": (lambda: fit([GOOD], warmup=-1.0), ValueError, r"warmup.*≥ 0, got -1\.0"),
     "a warm-up of NaN": (lambda: fit([GOOD], warmup=math.nan), ValueError, "warmup.*≥ 0, got nan"),
     "a device of no meaning": (lambda: fit([GOOD], device="gpu"), ValueError, "'gpu' names no device.*cpu, cuda"),

@@ -68,8 +68,6 @@ def _told(error: Exception) -> tuple[str, int] | None:
         return str(error) or type(error).__name__, 2
     if isinstance(error, (OSError, FloatingPointError, MemoryError)):
         return str(error) or type(error).__name__, 1
-    if type(error).__name__ == "SafetensorError" or "inline_container" in str(error):  # not loaded only to be named
-        return f"a file cannot be written, as on a full disk: {str(error).partition(' at ')[0]}", 1
     return None
 
 

@@ -112,6 +112,8 @@ def _there(folder: "runs.RunFolder", given: dict[str, Any], overwrite: bool) -> 
             f"{folder} holds another run ({'; '.join(other)}): name another folder with --out, or add --overwrite"
         )
     if folder.finished:
+        with folder.locked():
+            folder.finish()  # which a kill may have kept it from
         raise FileExistsError(
             f"{folder} holds this run, finished: {folder.command('masks')} goes on from it, --overwrite repeats it"
         )

@@ -70,11 +70,11 @@ def _of_model(path: Path) -> tuple[dict[str, Any], list[Any]]:
         ["loads by", loads],
     ]
     packed = [
-        [name, _sides(layer), layer["format"], layer["kernel"], layer["activation"] or "–", f"{layer['bytes']:,}"]
+        [name, _sides(layer), layer["format"], layer["kernel"], layer["activation"] or "–", _counted(layer["bytes"])]
         for name, layer in found["layers"].items()
     ]
     others = [
-        [name, _sides(tensor), f"{tensor['dtype']}, {tensor['stored']}", f"{tensor['bytes']:,}"]
+        [name, _sides(tensor), f"{tensor['dtype']}, {tensor['stored']}", _counted(tensor["bytes"])]
         for name, tensor in found["tensors"].items()
     ]
     smaller = [
@@ -91,6 +91,10 @@ def _of_model(path: Path) -> tuple[dict[str, Any], list[Any]]:
 
 def _sides(entry: dict[str, Any]) -> str:
     return "×".join(map(str, entry["shape"]))
+
+
+def _counted(size: int | None) -> str:
+    return "–" if size is None else f"{size:,}"
 
 
 def _size(size: int | tuple[int, ...] | None) -> str:

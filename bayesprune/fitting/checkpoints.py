@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bayesprune._files import make_folder, sync
 from bayesprune.fitting.fingerprint import differences
 from bayesprune.fitting.plain import from_bytes, to_bytes
 
@@ -70,7 +71,8 @@ class Checkpoints:
         try:
             if self.rank == 0:
                 shutil.rmtree(fresh, ignore_errors=True)
-                fresh.mkdir(parents=True)
+                make_folder(self.ours)
+                fresh.mkdir()
             self.wait()
             for name, data in written.items():
                 _write(fresh / name, data)
@@ -122,14 +124,14 @@ class Checkpoints:
         sums = {file.name: _digest(file.read_bytes()) for file in sorted(fresh.iterdir())}
         body = {"epoch": epoch, "fingerprint": self.fingerprint, "files": sums}
         _write(fresh / "manifest.json", json.dumps({"sha256": _digest_of(body), **body}, indent=1).encode())
-        _sync_folder(fresh)
+        sync(fresh)
         place = self.ours / f"epoch-{epoch}"
         if place.exists():
             shutil.rmtree(self.ours / ".old", ignore_errors=True)
             place.rename(self.ours / ".old")
         fresh.rename(place)
         for folder in (self.ours, self.folder, self.folder.parent):
-            _sync_folder(folder)
+            sync(folder)
         shutil.rmtree(self.ours / ".old", ignore_errors=True)
         for old in self._epochs()[:-_KEPT]:
             shutil.rmtree(self.ours / f"epoch-{old}", ignore_errors=True)
@@ -167,19 +169,6 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` outlast a power cut; Windows has no such call."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:  # some network file systems refuse it
-        pass
-    finally:
-        os.close(handle)
 
 
 def _digest(data: bytes) -> str:

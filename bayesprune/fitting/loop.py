@@ -70,8 +70,17 @@ class Settings:
             raise ValueError(f"lr is a finite learning rate > 0, got {self.lr!r}")
         if self.warmup is not None and not self.warmup >= 0:
             raise ValueError(f"warmup is a number of epochs ≥ 0, got {self.warmup!r}")
+        for quarter in range(5):
+            self.factor(quarter / 4)
         if self.autocast not in (None, "no", "bf16"):
             raise ValueError(f"autocast is 'bf16', 'no' or None, got {self.autocast!r}")
+
+    def factor(self, progress: float) -> float:
+        """The factor on all learning rates. Raises ``ValueError`` where ``decay`` gives no number from 0 on."""
+        found = self.decay(progress)
+        if not 0 <= found < math.inf:
+            raise ValueError(f"decay gives a finite factor ≥ 0 on the learning rate, got {found!r} at {progress:g}")
+        return found
 
     def kl_weight(self, epoch: float) -> float:
         """The factor on the KL when ``epoch`` epochs are done: linear from 1e-3 to 1 over the warm-up."""
@@ -119,7 +128,7 @@ class Loop:
         self.batches = count_batches(self.loader)
         optimizer = settings.optimizer(parameter_groups(bound, self.bnet, settings.lr))
         self.progress = Run(self.bnet, optimizer, steps=settings.epochs * self.batches)
-        self.schedule = LambdaLR(optimizer, lambda step: settings.decay(min(step / self.progress.steps, 1.0)))
+        self.schedule = LambdaLR(optimizer, lambda step: settings.factor(min(step / self.progress.steps, 1.0)))
         self.bound, self.optimizer = self.accelerator.prepare(bound, optimizer)
         self.size: int | None = getattr(model, "size", None)
         check_size(loader, self.size)
@@ -256,7 +265,7 @@ class Loop:
             "lr": settings.lr,
             "optimizer": type(optimizer).__name__,
             "the optimizer's options": said(options),
-            "decay": [settings.decay(done / 4) for done in range(5)],
+            "decay": [settings.factor(done / 4) for done in range(5)],
             "warmup": settings.warmup,
             "autocast": settings.autocast,
             "prune": said(self.prune),

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from bayesprune import data, nets
-from bayesprune._files import replace
+from bayesprune._files import make_folder, replace
 from bayesprune.fitting.door import fit
 from bayesprune.fitting.history import History
 from bayesprune.fitting.supervised import classify
@@ -78,7 +78,7 @@ def claim_folder(out: Path | None, force: bool) -> Path:
         raise NotADirectoryError(f"--out {out} is a file: name a folder")
     if out.exists() and any(out.iterdir()) and not force:
         raise FileExistsError(f"--out {out} is not empty: name another folder, or add --force to write into it")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     return out
 
 

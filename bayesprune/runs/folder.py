@@ -14,7 +14,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bayesprune._files import is_temporary, replace
+from bayesprune._files import is_temporary, make_folder, replace
 from bayesprune.runs.recipe import Recipe
 
 __all__ = ["Fit", "RunFolder", "to_json"]
@@ -184,7 +184,7 @@ class RunFolder:
         Raises:
             BlockingIOError: another process is at work here.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         lock = filelock.FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -199,7 +199,7 @@ class RunFolder:
 
     def checkpoint(self, stage: str) -> Path:
         """Where the checkpoint of a stage of the fit goes."""
-        self.checkpoints.mkdir(exist_ok=True)
+        make_folder(self.checkpoints)
         return self.checkpoints / stage.replace(" ", "-")
 
     def finish(self) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from bayesprune.sparse import load, save
 from bayesprune.sparse.saving.contents import contents
-from support.mutations import allocated
+from support.measured import allocated
 
 
 def main() -> None:

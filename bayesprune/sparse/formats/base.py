@@ -14,6 +14,7 @@ from bayesprune.sparse.activations import ACTIVATIONS
 
 __all__ = ["Format", "Operands", "Packed", "SparseWeight"]
 
+_INDEX = (torch.int32, torch.uint8, torch.int16)  # of an index as it runs, and as it lies in a file
 _CHUNK = 2**20  # entries that packing works on at a time: a large weight is never held twice
 
 
@@ -216,15 +217,22 @@ def crow_and_col(there: Bool[Tensor, "rows cols"]) -> tuple[Int32[Tensor, " rows
 
 def check_crow_and_col(packed: SparseWeight, rows: int, cols: int) -> None:
     """Raise ``ValueError`` unless ``crow`` and ``col`` describe a grid of ``rows`` × ``cols``."""
-    crow, col, nnz = packed.crow, packed.col, packed.values.shape[0]
-    for what, index in (("crow", crow), ("col", col)):
-        if index.dtype != torch.int32 or index.dim() != 1:
+    for what, index in (("crow", packed.crow), ("col", packed.col)):
+        if index.dtype != torch.int32:
             raise ValueError(f"{what} must be an int32 vector, got {index.dtype} of shape {tuple(index.shape)}")
+    check_index(packed.crow, packed.col, packed.values.shape[0], rows, cols)
+
+
+def check_index(crow: Tensor, col: Tensor, nnz: int, rows: int, cols: int) -> None:
+    """Raise ``ValueError`` unless integers ``crow`` and ``col`` say where ``nnz`` entries lie in such a grid."""
+    for what, index in (("crow", crow), ("col", col)):
+        if index.dtype not in _INDEX or index.dim() != 1:
+            raise ValueError(f"{what} must be a vector of integers, got {index.dtype} of shape {tuple(index.shape)}")
     if crow.numel() != rows + 1:
         raise ValueError(f"crow must have {rows + 1} entries for {rows} rows, got {crow.numel()}")
     if col.numel() != nnz:
         raise ValueError(f"col must have one entry for each of the {nnz} values or blocks, got {col.numel()}")
-    if int(crow[0]) != 0 or int(crow[-1]) != nnz or bool((crow.diff() < 0).any()):
+    if int(crow[0]) != 0 or int(crow[-1]) != nnz or bool((crow[1:] < crow[:-1]).any()):
         raise ValueError(f"crow must rise from 0 to {nnz} and never fall")
     if nnz and (int(col.min()) < 0 or int(col.max()) >= cols):
         raise ValueError(f"col must lie in [0, {cols}), got {int(col.min())} to {int(col.max())}")

@@ -5,7 +5,7 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from bayesprune.sparse.buffers.geometry import Geometry
-from bayesprune.sparse.native.compiled import Entry, entry
+from bayesprune.sparse.native.compiled import MOST, Entry, entry
 from bayesprune.sparse.native.conv import conv_ir
 from bayesprune.sparse.native.host import Isa, host_isa
 from bayesprune.sparse.native.linear import ENTRY, linear_ir, scratch_bytes
@@ -23,6 +23,7 @@ class Compiled(NamedTuple):
     spec: Spec
     function: Entry
     address: int
+    code: object  # what holds it
     scratch: int  # bytes that a thread needs
 
     def run(self, arguments: int, threads: int) -> None:
@@ -52,7 +53,7 @@ def _most(isa: Isa, h: int, lanes: int) -> int:
     )
 
 
-@cache
+@lru_cache(maxsize=MOST)
 def product(
     h: int, w: int, weights: str, inputs: str, tokens: int, features: int, bias: bool, activation: str
 ) -> Compiled:
@@ -73,11 +74,11 @@ def product(
         spec = Spec(isa, h, w, weights, inputs, tile, isa.lanes, "tokens", 0, bias, activation)
     # several tokens are packed: read where they lie, they fall into the same few sets of the cache
     elif tile == 1 and features % w == 0 and (inputs == "f32" or spec.pairs):
-        spec = replace(spec, stride=features)
+        spec = replace(spec, stride=w)  # of one token no other is far: one kernel serves any number of features
     return Compiled(spec, *entry(linear_ir, ENTRY, spec), scratch_bytes(spec, features))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MOST)
 def convolution(
     h: int,
     w: int,

@@ -8,24 +8,25 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import astuple
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import llvmlite
 import llvmlite.binding as llvm
+from llvmlite.binding.newpassmanagers import NewPassManager
 
 from bayesprune import _files
 from bayesprune.sparse import activations
 from bayesprune.sparse.native.host import Isa, target_machine
 from bayesprune.sparse.native.spec import Spec
 
-__all__ = ["Entry", "assembly", "cache_folder", "entry"]
+__all__ = ["MOST", "Entry", "assembly", "cache_folder", "entry"]
 
 Entry = Callable[[int], None]
+MOST = 256  # kernels that are kept; one that is not used for long is compiled, or read from disk, again
 _lock = threading.Lock()
 if hasattr(os, "register_at_fork"):  # else a child would find it held by a thread that it does not have
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
-_engines: list[object] = []  # keep the code alive
 
 
 def cache_folder() -> Path:
@@ -47,7 +48,10 @@ def _optimised(text: str, isa: Isa) -> tuple[llvm.ModuleRef, llvm.TargetMachine]
     tuning.loop_vectorization = tuning.slp_vectorization = False
     tuning.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, tuning)
-    builder.getModulePassManager().run(module, builder)
+    passes = builder.getModulePassManager()
+    passes.run(module, builder)
+    NewPassManager._dispose(passes)  # which llvmlite (up to 0.50) forgets to: half a megabyte a kernel
+    passes.detach()
     return module, machine
 
 
@@ -106,9 +110,12 @@ def _object(make: Callable[[], str], spec: Spec) -> bytes:
     return code
 
 
-@cache
-def entry(make: Callable[[Spec], str], name: str, spec: Spec) -> tuple[Entry, int]:
-    """The compiled function ``name`` of the module ``make(spec)``, which releases the GIL, and its address."""
+@lru_cache(maxsize=MOST)
+def entry(make: Callable[[Spec], str], name: str, spec: Spec) -> tuple[Entry, int, object]:
+    """The compiled function ``name`` of the module ``make(spec)``, which releases the GIL, and its address.
+
+    The third is what holds the code: it is gone when nobody has it any more.
+    """
     with _lock:
         code = _object(lambda: make(spec), spec)
         empty = llvm.parse_assembly("")
@@ -118,5 +125,4 @@ def entry(make: Callable[[Spec], str], name: str, spec: Spec) -> tuple[Entry, in
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
         address = engine.get_function_address(name)
-        _engines.append(engine)
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address), address
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address), address, engine

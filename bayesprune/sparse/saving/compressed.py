@@ -8,36 +8,14 @@ from torch import Tensor, nn
 from bayesprune.sparse.layers.linear import SparseLinear
 from bayesprune.sparse.layers.variances import carry_variances, variances_of
 from bayesprune.sparse.saving.coding import Codebook, Streams, code, codebook_of, longest_text, pack
-from bayesprune.sparse.saving.description import check_savable, is_channels_last, manifest_of, unique_tensors
-from bayesprune.sparse.saving.manifest import TensorEntry
+from bayesprune.sparse.saving.description import check_savable, is_channels_last, net_as_json, unique_tensors
+from bayesprune.sparse.saving.limits import beyond
+from bayesprune.sparse.saving.manifest import Manifest, TensorEntry
 from bayesprune.sparse.saving.storage import DTYPES
 from bayesprune.sparse.surgery.composites import shell
+from bayesprune.sparse.surgery.surgery import Surgery
 
-__all__ = ["SLACK", "Compressed", "compressed", "distrust", "most_unpacked"]
-
-_GROWTH, _EXACT_GROWTH = 4096, 4
-SLACK = 2**24  # bytes that a file may claim beyond what stands in proportion to it
-
-
-def most_unpacked(length: int) -> int:
-    """The bytes that the tensors of a compressed file of ``length`` may take, where nothing else tells of them."""
-    return _GROWTH * length + SLACK
-
-
-def distrust(tensors: Mapping[str, TensorEntry], length: int, exact: int, own: int = 0) -> str | None:
-    """Why a compressed file's tensors are not decoded, in words; None where they are.
-
-    Args:
-        tensors: what the file claims.
-        length: its bytes.
-        exact: those of what it keeps exactly, which deflates to no less than a quarter, or is made up.
-        own: the bytes of the net that is known beforehand.
-    """
-    claimed = sum(entry.nbytes for entry in tensors.values())
-    kept = sum(entry.nbytes for entry in tensors.values() if entry.how == "exact")
-    if claimed > most_unpacked(length) + own or kept > _EXACT_GROWTH * exact + SLACK + own:
-        return f"tensors of {claimed:,} bytes, {kept:,} of them exact, are far more than {length:,} bytes hold"
-    return None
+__all__ = ["Compressed", "compressed"]
 
 
 @dataclass(frozen=True)
@@ -47,14 +25,14 @@ class Compressed:
     Attributes:
         data: the file, byte by byte.
         unpacked: the bytes of its tensors once it is loaded.
-        distrusted: why no loader would trust it to be sound, or empty.
+        asks: why :func:`bayesprune.load` will ask for ``net=``, or empty.
         tensors: the bytes of each parameter and buffer by its name in the net, and of the places of a masked weight's
             values under ``name/col``; fractions, for all share one stream.
     """
 
     data: bytes
     unpacked: int
-    distrusted: str
+    asks: str
     tensors: Mapping[str, float]
 
     @property
@@ -100,12 +78,13 @@ def compressed(
         if dtype not in DTYPES:
             raise ValueError(f"the file holds {', '.join(DTYPES)}; {name!r} is of {dtype}")
         entries[name] = TensorEntry(kind, dtype, tuple(x.shape), how, block, {}, x.requires_grad, is_channels_last(x))
-    text = manifest_of(sparse, entries, ties, {}).text()
+    node, asks = net_as_json(sparse, len(entries) + len(ties))
+    text = Manifest(node, asks, entries, ties, Surgery.of(sparse)).text()
     data = pack(Streams(text, coded.exact, coded.numbers))
     if len(text.encode()) > longest_text(len(data)):
         raise ValueError(
             f"the net has {len(tensors):,} tensors, too many for a file of {len(data):,} bytes to tell of: save it "
             "without compress"
         )
-    unpacked, why = sum(entry.nbytes for entry in entries.values()), distrust(entries, len(data), len(coded.exact))
-    return Compressed(data, unpacked, why or "", coded.nbytes)
+    unpacked = sum(entry.nbytes for entry in entries.values())
+    return Compressed(data, unpacked, asks or beyond(entries, len(text), len(data)), coded.nbytes)

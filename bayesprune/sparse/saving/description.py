@@ -8,11 +8,9 @@ from torch import Tensor, nn
 
 from bayesprune.sparse.checks import all_finite
 from bayesprune.sparse.layers.linear import SparseLinear
-from bayesprune.sparse.saving.manifest import Manifest, TensorEntry
 from bayesprune.sparse.saving.rebuild import CannotRebuildError, describe
-from bayesprune.sparse.surgery.surgery import Surgery
 
-__all__ = ["check_savable", "is_channels_last", "manifest_of", "named_tensors", "unique_tensors"]
+__all__ = ["check_savable", "is_channels_last", "named_tensors", "net_as_json", "unique_tensors"]
 
 Kind = Literal["parameter", "buffer"]
 
@@ -68,15 +66,9 @@ def check_savable(net: object) -> None:
             raise ValueError(f"the parameter {name!r} holds NaN or infinity")
 
 
-def manifest_of(
-    net: nn.Module,
-    entries: dict[str, TensorEntry],
-    ties: dict[str, str],
-    sums: dict[str, tuple[str, tuple[int, ...], str]],
-) -> Manifest:
-    """The manifest of a net whose tensors are told by ``entries``, ``ties`` and ``sums``."""
+def net_as_json(net: nn.Module, tensors: int) -> tuple[dict[str, object] | None, str]:
+    """The net of so many tensors as JSON, and empty; or None, and why it has to be given to :func:`load`."""
     try:
-        node, needs_net = describe(net, len(entries) + len(ties)), ""
+        return describe(net, tensors), ""
     except CannotRebuildError as error:
-        node, needs_net = None, str(error)
-    return Manifest(node, needs_net, entries, ties, Surgery.of(net), sums)
+        return None, str(error)

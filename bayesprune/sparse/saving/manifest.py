@@ -67,10 +67,20 @@ class TensorEntry(msgspec.Struct, frozen=True):
             raise ValueError(f"a block has two sides or none, got {self.block}")
 
     @property
-    def nbytes(self) -> int:
-        """What it claims to take once unpacked; a dtype that is not known is as large as any."""
+    def numel(self) -> int:
+        """How many entries it claims to have."""
+        return prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """The bytes of an entry; a dtype that is not known is as large as any."""
         dtype = DTYPES.get(self.dtype)
-        return prod(self.shape) * (dtype.itemsize if dtype else 16)
+        return dtype.itemsize if dtype else 16
+
+    @property
+    def nbytes(self) -> int:
+        """What it claims to take once unpacked."""
+        return self.numel * self.itemsize
 
 
 class _Layer(msgspec.Struct, omit_defaults=True):

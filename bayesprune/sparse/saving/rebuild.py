@@ -4,9 +4,11 @@ import inspect
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from bayesprune.sparse.activations import ACTIVATIONS, activation_in
 from bayesprune.sparse.layers.composite import Composite
@@ -33,6 +35,7 @@ _RNN_ARGUMENTS = (
 )
 _MOST_SIDES, _MOST_LAYERS, _MOST_RECURRENT = 64, 1_000, 128
 _MODULES_A_TENSOR, _FREE_MODULES = 4, 512  # activations and containers have no tensors
+_FILLS = (torch.Tensor.normal_, torch.Tensor.uniform_)
 _IN_A_BLOCK = 12  # modules of a transformer's layer
 
 
@@ -220,6 +223,15 @@ def _build(node: object, depth: int) -> nn.Module:
     return kind(**made)
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves new parameters as they are: on meta there is nothing to fill, and to draw it torch loads its compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FILLS or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def build(node: Mapping[str, object], tensors: int = 10_000) -> nn.Module:
     """The module that ``node`` tells of, on the meta device, in eval mode.
 
@@ -240,7 +252,7 @@ def build(node: Mapping[str, object], tensors: int = 10_000) -> nn.Module:
         count = _modules(node)
         if count > most:
             raise CannotRebuildError(f"the description makes {count:,} modules of {tensors:,} tensors, above {most:,}")
-        with torch.device("meta"), warnings.catch_warnings():
+        with torch.device("meta"), _Unfilled(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a constructor had to say was said when the net was made
             built = _build(node, 0).eval()
     except CannotRebuildError:

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Shaped
 from torch import Tensor
 
-from bayesprune.sparse.formats import BSR, CSR, Format, SparseWeight
+from bayesprune.sparse.formats import BSR, CSR, Format
+from bayesprune.sparse.formats.base import check_index
 from bayesprune.sparse.formats.block_shapes import block_shapes
 
-__all__ = ["DTYPES", "Stored", "plain", "restore", "store"]
+__all__ = ["DTYPES", "LARGEST", "PART", "Stored", "plain", "put_blocks", "restore", "store"]
 
 DTYPES: Mapping[str, torch.dtype] = {
     str(d).removeprefix("torch."): d
@@ -23,8 +24,8 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 _BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 _LEAST = 64  # entries: below, packing gains nothing
-_TRUST: Mapping[str, int] = {"values": 1024, "col": 1024, "crow": 8, "bits": 8}  # times the bytes of a part
-_MOST_GROWTH = 1024  # a packed tensor may unpack to at most this many times its bytes: no small file fills the memory
+LARGEST = 2**14  # entries of a block that a file may hold
+PART = 2**17  # entries that are put in their places at once
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,6 @@ class Stored:
     @property
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.parts.values())
-
-    @property
-    def most_unpacked(self) -> int:
-        """What it may be trusted to unpack to: bytes that only say what is not there are trusted least."""
-        return sum(_TRUST.get(name, 1) * part.nbytes for name, part in self.parts.items())
 
 
 def _index_dtype(largest: int) -> torch.dtype:
@@ -112,9 +108,7 @@ def store(x: Shaped[Tensor, "..."]) -> Stored:
     flat, there2d = x.reshape(shape[0], -1), there.reshape(shape[0], -1)
     if kept < x.numel() // 2:
         for form in (CSR(), *block_shapes(there2d)):
-            size = _compressed_bytes(form, there2d, x.element_size())
-            if x.nbytes <= _MOST_GROWTH * size:
-                sizes[form] = size
+            sizes[form] = _compressed_bytes(form, there2d, x.element_size())
     best = min(sizes, key=sizes.__getitem__)
     if best == "dense":
         return plain(x)
@@ -141,7 +135,7 @@ def _from_nibbles(stored: Stored, numel: int) -> Tensor:
     halves = torch.stack((x & 15, x >> 4), 1).flatten()
     if bool(halves[numel:].any()):
         raise ValueError("behind the last of an odd number of integers stands a zero")
-    return (halves[:numel] ^ 8).view(torch.int8) - 8
+    return halves[:numel].bitwise_xor_(8).view(torch.int8).sub_(8)
 
 
 def _whole(stored: Stored, parts: tuple[str, ...]) -> list[Tensor]:
@@ -154,13 +148,44 @@ def _bits(stored: Stored, numel: int) -> Tensor:
     bits, values = _whole(stored, ("bits", "values"))
     if bits.dtype != torch.uint8 or bits.dim() != 1 or bits.numel() != -(-numel // 8) or values.dim() != 1:
         raise ValueError("the bit mask does not have one bit an entry")
-    there = torch.from_numpy(np.unpackbits(bits.numpy(), count=numel)).bool()
+    there = torch.from_numpy(np.unpackbits(bits.numpy(), count=numel)).view(torch.bool)
     kept = int(there.count_nonzero())
     if kept != values.numel():
         raise ValueError(f"the bit mask keeps {kept} entries, but there are {values.numel()} values")
-    x = values.new_zeros(numel)
-    x[there] = values
+    return values.new_zeros(numel).masked_scatter_(there, values)
+
+
+def _packed(stored: Stored, numel: int) -> Tensor:
+    """What CSR and BSR kept, each block in its place; a part at a time, so that little is held beside the tensor."""
+    values, crow, col = _whole(stored, ("values", "crow", "col"))
+    sides = (stored.shape[0], numel // stored.shape[0]) if numel else (0, 0)
+    h, w = stored.block or (1, 1)
+    if h < 1 or w < 1 or h > sides[0] or w > sides[1] or h * w > LARGEST:
+        raise ValueError(f"blocks of {stored.block} are larger than the weight's {sides}, or than any file's")
+    form = BSR(h, w) if stored.block else CSR()
+    check_index(crow, col, len(values), *form.grid(sides))
+    if values.dim() != (3 if stored.block else 1) or (stored.block and values.shape[1:] != (w, h)):
+        raise ValueError(f"{form} has no values of shape {tuple(values.shape)}")
+    x, crow = values.new_zeros(sides), crow.to(torch.int32)
+    for start in range(0, len(values), PART):
+        part = slice(start, min(start + PART, len(values)))
+        row = torch.searchsorted(crow, torch.arange(part.start, part.stop, dtype=torch.int32), right=True) - 1
+        put_blocks(x, row, col[part].long(), values[part].view(-1, w, h))
     return x
+
+
+def put_blocks(
+    x: Shaped[Tensor, "out in"], row: Shaped[Tensor, " blocks"], col: Shaped[Tensor, " blocks"], blocks: Tensor
+) -> None:
+    """Put blocks ``(blocks, w, h)`` into ``x`` at their rows and columns of blocks; what lies beyond it is left out."""
+    _, w, h = blocks.shape
+    at_once = max(1, PART // (w * h))
+    for start in range(0, len(blocks), at_once):
+        part = slice(start, start + at_once)
+        rows = row[part, None, None] * h + torch.arange(h)
+        cols = col[part, None, None] * w + torch.arange(w)[:, None]
+        inside = (rows < x.shape[0]) & (cols < x.shape[1])
+        x.view(-1)[(rows * x.shape[1] + cols)[inside]] = blocks[part][inside]
 
 
 def restore(stored: Stored) -> Shaped[Tensor, "..."]:
@@ -171,8 +196,6 @@ def restore(stored: Stored) -> Shaped[Tensor, "..."]:
         numel *= side
     if dtype is None or min(stored.shape, default=1) < 0 or (stored.how == "bsr") != (stored.block is not None):
         raise ValueError(f"{stored.dtype} of shape {stored.shape} cannot be stored as {stored.how} of {stored.block}")
-    if numel * dtype.itemsize > _MOST_GROWTH * stored.nbytes:
-        raise ValueError(f"claims {numel * dtype.itemsize} bytes, but only {stored.nbytes} are there to unpack")
     if stored.how in ("dense", "narrow"):
         (x,) = _whole(stored, ("values",))
         if tuple(x.shape) != stored.shape:
@@ -183,14 +206,7 @@ def restore(stored: Stored) -> Shaped[Tensor, "..."]:
     elif stored.how == "bits":
         x = _bits(stored, numel).reshape(stored.shape)
     elif stored.how in ("csr", "bsr"):
-        values, crow, col = _whole(stored, ("values", "crow", "col"))
-        sides = (stored.shape[0], numel // max(stored.shape[0], 1)) if stored.shape else (0, 0)
-        if any(side > max(length, 1) for side, length in zip(stored.block or (), sides, strict=False)):
-            raise ValueError(f"blocks of {stored.block} are larger than the weight's {sides}")
-        form = BSR(*stored.block) if stored.block else CSR()
-        packed = SparseWeight(form, sides, values, crow.to(torch.int32), col.to(torch.int32))
-        form.check(packed)
-        x = packed.dense().reshape(stored.shape)
+        x = _packed(stored, numel).reshape(stored.shape)
     else:
         raise ValueError(f"stored as {stored.how!r}, which this version does not know")
     if x.dtype != dtype:

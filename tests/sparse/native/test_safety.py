@@ -5,15 +5,16 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from functools import lru_cache
 
 import pytest
 import torch
-from torch import nn
+from support.elsewhere import environment
+from support.native_kernels import convolution, living, made_so_far
 
 from bayesprune.sparse import BSR, CSR
 from bayesprune.sparse.buffers.geometry import Geometry
 from bayesprune.sparse.kernels import native as kernel
-from bayesprune.sparse.layers.conv import SparseConv2d
 from bayesprune.sparse.layers.linear import SparseLinear
 
 pytest.importorskip("llvmlite")
@@ -143,34 +144,83 @@ def test_a_process_that_forks_while_a_thread_compiles_leaves_its_child_able_to(t
     assert done.returncode == 0, done.stderr
 
 
-def convolution(kernel_size: int = 3, stride: int = 1) -> tuple[SparseConv2d, nn.Conv2d]:
-    geometry = Geometry((kernel_size, kernel_size), (stride, stride), (1, 1))
-    matrix = torch.randn(8, kernel_size**2 * 4)
-    layer = SparseConv2d(BSR(4, 4).pack(matrix, torch.rand_like(matrix) < 0.2), None, geometry, "native")
-    twin = nn.Conv2d(4, 8, kernel_size, stride, 1, bias=False)
-    twin.load_state_dict({"weight": layer.weight.detach()})
-    return layer, twin
-
-
 def test_images_of_ever_new_sizes_share_kernels():
     for stride in (1, 2):
         layer, twin = convolution(stride=stride)
         sizes = [(5 + 7 * i % 90, 4 + 11 * i % 120) for i in range(80)]
-        before = len(compiled._engines)
+        before = made_so_far()
         with torch.no_grad():
             for size in sizes:
                 x = torch.randn(1, 4, *size)
                 torch.testing.assert_close(layer(x), twin(x), rtol=1e-4, atol=1e-5)
-        assert len(set(sizes)) == 80 and len(compiled._engines) - before <= 40
+        assert len(set(sizes)) == 80 and made_so_far() - before <= 40
 
 
 def test_four_hundred_widths_make_as_many_kernels_as_there_are_tiles():
     layer, _ = convolution()
-    before = len(compiled._engines)
+    before = made_so_far()
     with torch.no_grad():
         for width in range(30, 430):
             layer(torch.empty(1, 4, 3, width))
-    assert len(compiled._engines) - before <= max(choose._TILES)
+    assert made_so_far() - before <= max(choose._TILES)
+
+
+@pytest.mark.parametrize("form", [CSR(), BSR(4, 1), BSR(4, 4)], ids=str)
+@pytest.mark.parametrize("tokens", [1, 2, 30])
+def test_weights_of_any_number_of_inputs_and_outputs_share_kernels(form, tokens):
+    before = made_so_far()
+    for into in range(17, 67, 5):
+        weight = torch.randn(8 + into % 9, into)
+        packed = form.pack(weight, torch.rand_like(weight) < 0.4)
+        x = torch.randn(tokens, into)
+        with torch.no_grad():
+            y = SparseLinear(packed, None, "native")(x)
+        torch.testing.assert_close(y, x @ packed.dense().T, rtol=1e-4, atol=1e-5)
+    assert made_so_far() - before <= 2  # x is read where it lies, or packed
+
+
+def test_kernels_that_are_used_no_more_are_given_back(monkeypatch):
+    """As many as are kept are alive, however many were made; one that has gone is made again, and is as right."""
+    entry, most = compiled.entry.__wrapped__, 4
+    monkeypatch.setattr(choose, "entry", lru_cache(maxsize=most)(entry))
+    monkeypatch.setattr(choose, "product", lru_cache(maxsize=most)(choose.product.__wrapped__))
+    before = living()
+    for again in range(2):
+        for h in range(1, 11):
+            weight = torch.randn(2 * h, 12)
+            packed = BSR(h, 3).pack(weight, torch.rand_like(weight) < 0.4)
+            x = torch.randn(3, 12)
+            with torch.no_grad():
+                y = SparseLinear(packed, None, "native")(x)
+            torch.testing.assert_close(y, x @ packed.dense().T, rtol=1e-4, atol=1e-5)
+        assert 0 < living() - before <= 2 * most, again
+
+
+REAL = """
+import sys, torch
+from support.native_kernels import convolution, living, made_so_far
+from support.measured import settled
+torch.set_num_threads(1)
+with torch.no_grad():
+    layer, _ = convolution()
+    for size in range(40, 60):
+        layer(torch.randn(1, 4, size, size))
+    before, kernels = settled(), living()
+    for i in range(300):
+        layer(torch.randn(1, 4, 5 + i % 97, 4 + i))
+    print(settled() - before, living() - kernels, made_so_far())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="counts as Linux does")
+def test_three_hundred_image_sizes_take_little_memory(tmp_path):
+    """The real bound, in a process that compiles its kernels: 40 MB, where each size took 1.4 before."""
+    env = environment(BAYESPRUNE_CACHE=str(tmp_path), OMP_NUM_THREADS="1", MALLOC_ARENA_MAX="1")
+    done = subprocess.run([sys.executable, "-c", REAL], env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    grown, kernels, made = map(int, done.stdout.split())
+    assert grown < 40 * 2**20 and kernels <= max(choose._TILES) and made <= 40
 
 
 def test_rows_that_are_many_and_short_take_no_time_to_choose_for():

@@ -8,82 +8,26 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
+from support.designed import (
+    coded,
+    entry,
+    manifest,
+    many,
+    masked_dense,
+    module,
+    of_crow,
+    packed_layer,
+    stacked,
+    zeros_kept_exactly,
+)
 from support.mutations import summed
 from support.paths import ROOT
-
-from bayesprune.sparse.saving.coding.container import Streams, deflated, pack
-from bayesprune.sparse.saving.coding.entropy import Writer
 
 pytestmark = pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="counts as Linux does")
 
 SECONDS, FREE = 10.0, 2**26
-
-
-def manifest(net=None, tensors=None, **more):
-    empty = {"version": 3, "net": net, "needs_net": "", "tensors": tensors or {}, "ties": {}, "sparse": {}}
-    return empty | {"opened": {}, "shrunk": {}, "silent": [], "buffers": {}} | more
-
-
-def entry(shape, how="exact", dtype="float32", kind="parameter", block=(), parts=None):
-    told = {"kind": kind, "dtype": dtype, "shape": shape, "how": how, "block": list(block), "parts": parts or {}}
-    return told | {"grad": False, "channels_last": False}
-
-
-def coded(told, exact=b"", numbers=b""):
-    return pack(Streams(told if isinstance(told, str) else json.dumps(told), exact, numbers))
-
-
-def module(name, **args):
-    return {"class": name, "args": args}
-
-
-def stacked(depth, layers):
-    block = module("TransformerEncoderLayer", d_model=2, nhead=1, dim_feedforward=1)
-    for _ in range(depth):
-        block = module("TransformerEncoder", encoder_layer=block, num_layers=layers)
-    return block
-
-
-def masked_dense(side):
-    """A masked weight of that side in half precision: its gaps, all alike, and one level for all its values."""
-    writer = Writer()
-    writer.number(1, 1)
-    half = side * side // 2
-    writer.number(half, side * side)
-    writer.number(0, 1)
-    writer.symbols(np.ones(half, dtype=np.int64), 128)
-    writer.number(1, 2**16)  # one level, no zero, not narrow
-    writer.number(0, 1)
-    writer.number(0, 1)
-    writer.uniform(np.array([0x3F80]), 2**16)
-    net = module("Linear", in_features=side, out_features=side, bias=False)
-    return coded(manifest(net, {"weight": entry([side, side], "levels", "bfloat16")}), numbers=writer.data())
-
-
-def of_crow(rows, columns):
-    """A megabyte that says that nothing is there, row by row."""
-    parts = {"values": "weight", "crow": "weight/crow", "col": "weight/col"}
-    tensors = {
-        "weight": torch.zeros(0),
-        "weight/crow": torch.zeros(rows + 1, dtype=torch.uint8),
-        "weight/col": torch.zeros(0, dtype=torch.uint8),
-    }
-    net = module("Linear", in_features=columns, out_features=rows, bias=False)
-    return summed(manifest(net, {"weight": entry([rows, columns], "csr", parts=parts)}), tensors)
-
-
-def many(count):
-    children = {str(n): module("ReLU", inplace=False) for n in range(count)}
-    return manifest({"class": "Sequential", "children": children})
-
-
-def zeros_kept_exactly(megabytes):
-    rows = megabytes * 2**17
-    net = module("Linear", in_features=1, out_features=rows, bias=False)
-    return coded(manifest(net, {"weight": entry([rows, 1], dtype="float64")}), deflated(bytes(8 * rows)))
 
 
 FORGED = {
@@ -121,7 +65,11 @@ FORGED = {
     ),
     "modules without end": lambda: coded(many(100_000)),
     "modules without end.safetensors": lambda: summed(many(100_000), {"x": torch.zeros(1)}),
-    "a masked dense weight": lambda: masked_dense(2890),
+    "a masked dense weight": lambda: masked_dense(2890, 2890),
+    "integers in a wide grid": lambda: packed_layer(2**10, 2**31 - 1, 4_400_000, bits=8),
+    "many integers in a wide grid": lambda: packed_layer(2**10, 2**31 - 1, 5_800_000, bits=8, turned=1),
+    "numbers in a wide grid": lambda: packed_layer(2**10, 2**31 - 1, 3_500_000),
+    "more of them": lambda: packed_layer(2**15, 2**16, 5_000_000, turned=1),
     "zeros kept exactly": lambda: zeros_kept_exactly(15),
     "more zeros kept exactly": lambda: zeros_kept_exactly(280),
     "rows of less.safetensors": lambda: of_crow(10**6, 6),

@@ -210,7 +210,7 @@ def test_the_users_own_net_is_loaded_into_a_skeleton(tmp_path, random_masks):
 @pytest.mark.parametrize(
     ("skeleton", "message"),
     [
-        (lambda: Mine(16), r"layer 'back' of \(out, in\) = \(24, 32\), the net has \(24, 16\)"),
+        (lambda: Mine(16), r"'fc.weight': \(32, 24\) in the file, \(16, 24\) in the net"),
         (lambda: nn.Linear(3, 3), "layer 'back' .* the net has None"),
         (lambda: mlp(), "layer 'back'"),
     ],

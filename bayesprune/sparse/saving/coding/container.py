@@ -21,8 +21,8 @@ class Streams:
     """What a file holds: the manifest, the deflated bytes of what is kept exactly, and coded numbers."""
 
     text: str
-    exact: bytes
-    numbers: bytes
+    exact: bytes | memoryview
+    numbers: bytes | memoryview
 
 
 def longest_text(length: int) -> int:
@@ -43,7 +43,7 @@ def deflated(data: bytes, dictionary: bytes = b"") -> bytes:
     return coder.compress(data) + coder.flush()
 
 
-def inflated(data: bytes, most: int, dictionary: bytes = b"") -> bytes:
+def inflated(data: bytes | memoryview, most: int, dictionary: bytes = b"") -> bytes:
     """The inverse of :func:`deflated`. Raises ``ValueError`` on damage, or at more than ``most`` bytes."""
     if not data:
         return b""
@@ -60,7 +60,7 @@ def inflated(data: bytes, most: int, dictionary: bytes = b"") -> bytes:
 class Inflater:
     """Reads what :func:`deflated` made of several things, one after the other. Raises ``ValueError`` on damage."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self._coder, self._left = zlib.decompressobj(-15), data
 
     def read(self, length: int) -> bytes:
@@ -99,12 +99,14 @@ def unpack(data: bytes) -> Streams:
     Raises:
         FileError: the file is damaged, altered or of another version.
     """
-    begin, rest = data[: len(_MAGIC) + 1], data[len(_MAGIC) + 1 :]
+    begin, view = data[: len(_MAGIC) + 1], memoryview(data)  # no copies: files are large
     version = begin[-1] if len(begin) > len(_MAGIC) else VERSION
     if version > VERSION:
         raise FileError(f"written by a newer bayesprune (file version {version}, this reads {VERSION}): upgrade")
-    digest, body = rest[:_DIGEST], rest[_DIGEST:]
-    if len(body) < _LENGTHS.size or digest != hashlib.sha256(begin + body).digest():
+    digest, body = view[len(begin) : len(begin) + _DIGEST], view[len(begin) + _DIGEST :]
+    found = hashlib.sha256(begin)
+    found.update(body)
+    if len(body) < _LENGTHS.size or digest != found.digest():
         raise FileError("the file does not match its checksum: it is damaged, cut short or was altered")
     text, exact = _LENGTHS.unpack_from(body)
     streams = body[_LENGTHS.size :]

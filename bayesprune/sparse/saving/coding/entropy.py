@@ -1,5 +1,6 @@
 """Entropy coding: an adaptive range coder, its models sent in the same stream."""
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -138,10 +139,10 @@ class Reader:
         ValueError: the data cannot have come from a writer that was given such numbers. Not all that is wrong is seen.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         if len(data) % 4:
             raise ValueError("the coded numbers are not in whole words")
-        words = np.frombuffer(data, dtype="<u4").astype(np.uint32)
+        words = np.frombuffer(data, dtype="<u4").astype(np.uint32, copy=False)
         self.bits = 0.0
         self._coder, self._model = _constriction().queue.RangeDecoder(words), _constriction().model
 
@@ -157,7 +158,10 @@ class Reader:
     def uniform(self, count: int, size: int) -> Few:
         found = np.zeros(count, dtype=_few(size))
         if size > 1:
-            self._decode(self._model.Uniform(size), found, size)
+            model = self._model.Uniform(size)
+            for start in range(0, count, PART):
+                part = found[start : start + PART]
+                part[:] = self._read(model, len(part))
             self.bits += count * np.log2(size)
         return found
 
@@ -184,33 +188,35 @@ class Reader:
         return found
 
     def symbols(self, count: int, alphabet: int) -> Few:
+        found = np.empty(count, dtype=_few(alphabet))
+        for part, read in self.symbols_by_parts(count, alphabet):
+            found[part] = read
+        return found
+
+    def symbols_by_parts(self, count: int, alphabet: int) -> Iterator[tuple[slice, Few]]:
+        """:meth:`symbols`, a part at a time, and which: nothing else may be read before the last."""
+        parts = [slice(start, min(start + PART, count)) for start in range(0, count, PART)]
         if alphabet <= 1 or not count:
-            return np.zeros(count, dtype=_few(alphabet))
+            yield from ((part, np.zeros(part.stop - part.start, dtype=_few(alphabet))) for part in parts)
+            return
         if self.number(1):
-            return self.uniform(count, alphabet)
+            yield from ((part, self.uniform(part.stop - part.start, alphabet)) for part in parts)
+            return
         first = self.number(alphabet - 1)
         last = first + self.number(alphabet - 1 - first)
         finest = self.number(_FINEST)
-        found = np.full(count, first, dtype=_few(alphabet))
         if last == first:
-            return found
+            yield from ((part, np.full(part.stop - part.start, first, dtype=_few(alphabet))) for part in parts)
+            return
         steps = self.uniform(last - first + 1, finest + 1).astype(np.int64)
         if np.count_nonzero(steps) < 2:
             raise ValueError("a model knows fewer than two symbols")
         shares = _shares(steps)
-        counts = self._decode(self._model.Categorical(shares, perfect=False), found, len(shares))
-        self.bits -= float(counts @ np.log2(np.maximum(shares, _LEAST)))
-        return found
-
-    def _decode(self, model: object, into: Few, size: int) -> NDArray[np.int64]:
-        """Add symbols below ``size`` to ``into``, a part at a time; how often each came."""
-        counts = np.zeros(size, dtype=np.int64)
-        for start in range(0, len(into), PART):
-            part = into[start : start + PART]
-            read = self._read(model, len(part))
-            part += read.astype(into.dtype)
-            counts += np.bincount(read, minlength=size)
-        return counts
+        bits, model = np.log2(np.maximum(shares, _LEAST)), self._model.Categorical(shares, perfect=False)
+        for part in parts:
+            read = self._read(model, part.stop - part.start)
+            self.bits -= float(np.bincount(read, minlength=len(shares)) @ bits)
+            yield part, (read + first).astype(_few(alphabet))
 
     def _read(self, model: object, how_many: int | NDArray[np.int32]) -> NDArray[np.int32]:
         try:

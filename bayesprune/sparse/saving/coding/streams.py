@@ -50,8 +50,8 @@ class DecodedNet:
         nbytes: what each took of the file, as in :class:`CodedNet`; the places of a masked one's values included.
     """
 
-    tensors: Mapping[str, Tensor]
-    nbytes: Mapping[str, float]
+    tensors: dict[str, Tensor]
+    nbytes: dict[str, float]
 
 
 def _levels(dimensions: int) -> int:
@@ -136,7 +136,10 @@ def _check_packed(path: str, layer: PackedLayer, tensors: Mapping[str, TensorEnt
 
 
 def decode(
-    exact: bytes, numbers: bytes, tensors: Mapping[str, TensorEntry], sparse: Mapping[str, PackedLayer]
+    exact: bytes | memoryview,
+    numbers: bytes | memoryview,
+    tensors: Mapping[str, TensorEntry],
+    sparse: Mapping[str, PackedLayer],
 ) -> DecodedNet:
     """The tensors again, by the names in ``tensors``, which tells how each was coded.
 

@@ -1,5 +1,6 @@
 """Encode a tensor as integers to code, and decode it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -10,9 +11,9 @@ from torch import Tensor
 
 from bayesprune.sparse.formats import BSR, CSR, SparseWeight
 from bayesprune.sparse.saving.coding.codebook import Codebook, Levels, levels_of
-from bayesprune.sparse.saving.coding.entropy import PART, Reader, Writer
+from bayesprune.sparse.saving.coding.entropy import Reader, Writer
 from bayesprune.sparse.saving.coding.indices import read_places, write_indices
-from bayesprune.sparse.saving.storage import store
+from bayesprune.sparse.saving.storage import LARGEST, PART, put_blocks, store
 
 __all__ = ["Coded", "Role", "from_planes", "planes", "read_tensor", "write_tensor"]
 
@@ -20,6 +21,8 @@ _BYTES = torch.int8, torch.uint8
 _HALVES = torch.float16, torch.bfloat16
 _NEAR = 2.0**-11, 2.0**-20  # what rounding to halves may change: of a value, and of the largest
 _MOST = 2**16  # entries of a codebook
+
+Parts = Iterator[tuple[slice, Tensor]]  # of a tensor's values, in order, and where each belongs
 
 
 @dataclass(frozen=True)
@@ -86,17 +89,13 @@ def _write_levels(writer: Writer, values: Tensor, levels: Levels) -> None:
     writer.symbols(symbols, len(entries) + zero)
 
 
-def _read_levels(reader: Reader, count: int, dtype: torch.dtype) -> Tensor:
+def _read_levels(reader: Reader, count: int, dtype: torch.dtype) -> Parts:
     size, zero, narrow = reader.number(_MOST), reader.number(1), reader.number(1)
     kind = torch.float16 if narrow else dtype
     entries = _from_words(reader.uniform(size * kind.itemsize // 2, 2**16).astype(np.uint16), kind).to(dtype)
     entries = torch.cat([entries.new_zeros(zero), entries])
-    symbols = torch.from_numpy(reader.symbols(count, len(entries)))
-    found = torch.empty(count, dtype=dtype)
-    for start in range(0, count, PART):
-        part = symbols[start : start + PART]
-        torch.index_select(entries, 0, part.to(torch.int32), out=found[start : start + PART])
-    return found
+    for part, symbols in reader.symbols_by_parts(count, len(entries)):
+        yield part, entries.index_select(0, torch.from_numpy(symbols).to(torch.int32))
 
 
 def _words(x: Tensor) -> NDArray[np.int64]:
@@ -126,13 +125,13 @@ def _write_halves(writer: Writer, half: Tensor) -> None:
     writer.uniform(words & 255, 256)
 
 
-def _read_halves(reader: Reader, count: int, dtype: torch.dtype) -> Tensor:
-    high, low = reader.symbols(count, 256), reader.uniform(count, 256)
-    words = np.empty(count, dtype=np.uint16)
+def _read_halves(reader: Reader, count: int, dtype: torch.dtype) -> Parts:
+    high = reader.symbols(count, 256)
     for start in range(0, count, PART):
-        part = slice(start, start + PART)
-        words[part] = (high[part] >> 1 | (high[part] & 1) << 7).astype(np.uint16) << 8 | low[part]
-    return _from_words(words, dtype if dtype in _HALVES else torch.float16).to(dtype)
+        part = slice(start, min(start + PART, count))
+        low = reader.uniform(part.stop - part.start, 256)
+        words = ((high[part] >> 1 | (high[part] & 1) << 7).astype(np.uint16) << 8 | low).astype(np.uint16, copy=False)
+        yield part, _from_words(words, dtype if dtype in _HALVES else torch.float16).to(dtype)
 
 
 def write_tensor(writer: Writer, x: Tensor, role: Role, codebook: Codebook) -> Coded:
@@ -182,24 +181,29 @@ def read_tensor(
         raise ValueError(f"{dtype} cannot be coded as {how!r}")
     read = _read_levels if how == "levels" else _read_halves
     if packed or not reader.number(1):
-        return read(reader, count, dtype).reshape(shape)
+        flat = torch.empty(count, dtype=dtype)
+        for part, values in read(reader, count, dtype):
+            flat[part] = values
+        return flat.reshape(shape)
     sides = shape[0], prod(shape[1:])
     form = BSR(*block) if block else CSR()
     if any(side > length for side, length in zip(block, sides, strict=False)):
         raise ValueError(f"blocks of {block} are larger than the weight's {sides}")
     rows, cols = form.grid(sides)
     stored, (h, w) = reader.number(rows * cols), block or (1, 1)
-    if stored * h * w > 4 * count:
-        raise ValueError(f"{stored} blocks of {block} are more than the weight holds")
+    if h * w > LARGEST:
+        raise ValueError(f"blocks of {block} are larger than any file's")
     places = torch.from_numpy(read_places(reader, rows, cols, stored))
-    values = read(reader, stored * h * w, dtype)
-    dense = torch.zeros(rows * h, cols * w, dtype=dtype)
-    grid = dense.view(rows, h, cols, w)
-    for start in range(0, stored, PART):
-        part = places[start : start + PART]
-        blocks = values[start * h * w : (start + len(part)) * h * w].view(-1, w, h)
-        grid[part // cols, :, part % cols] = blocks.transpose(1, 2)
-    return dense[: sides[0], : sides[1]].reshape(shape)
+    dense = torch.zeros(sides, dtype=dtype)
+    left = torch.empty(0, dtype=dtype)  # of a block that the last part holds the beginning of
+    done = 0
+    for _, values in read(reader, stored * h * w, dtype):
+        left = torch.cat([left, values])
+        whole = len(left) // (h * w)
+        at = places[done : done + whole].long()
+        put_blocks(dense, at // max(cols, 1), at % max(cols, 1), left[: whole * h * w].view(-1, w, h))
+        done, left = done + whole, left[whole * h * w :]
+    return dense.reshape(shape)
 
 
 def planes(x: Tensor) -> bytes:
