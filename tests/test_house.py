@@ -41,7 +41,7 @@ def test_the_tests_stand_in_the_rooms_that_they_test():
     tests = ROOT / "tests"
     rooms = {str(room.relative_to(HOUSE)) for room in ROOMS}
     folders = {str(path.parent.relative_to(tests)) for path in tests.rglob("test_*.py")}
-    assert {f for f in folders if f not in rooms and not f.startswith("sparse/gpu/")} == set()
+    assert {f for f in folders if f not in rooms and not f.startswith("sparse/gpu/")} == {"zoo"}  # of every door
     for path in tests.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             found = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
