@@ -14,7 +14,7 @@ KNOWN: dict[str, dict[str, str]] = {
     "predict": {
         **dict.fromkeys(("RNN", "GRU", "LSTM", "LSTM, projected", "LSTMCell", "MultiheadAttention"), _SEVERAL),
         **dict.fromkeys(("MultiheadAttention, without weights", "FPN", "RetinaNet", "VAE", "RealNVP"), _SEVERAL),
-        **dict.fromkeys(("several heads", "GPT-2, with its cache"), _SEVERAL),
+        "several heads": _SEVERAL,
     },
 }
 """By door and net, the cause that is told. What ``compact`` refuses is told in the summary alone."""
