@@ -24,6 +24,7 @@ __all__ = [
     "inputs",
     "masked",
     "mixture",
+    "more_architectures",
     "outputs",
     "scrambled",
     "spread",
@@ -31,6 +32,7 @@ __all__ = [
 
 sys.path.append(str(ROOT / "examples" / "benchmarks"))
 import architectures
+import more_architectures
 
 
 def scrambled(net: nn.Module) -> nn.Module:

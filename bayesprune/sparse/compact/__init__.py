@@ -9,10 +9,12 @@ net's output) pins them. The largest set of atoms that can go is then a fixpoint
 together, every tensor still a full box. The graph serves the analysis alone: what comes out is the user's own module
 with smaller tensors, checked against the masked net on the example.
 
-Limits: control flow that depends on data, and operators that are not known where something would go, are refused with
-the module named; sizes written into a forward are found when the result is run, and refused; weights that are shared,
-computed (parametrizations) or watched by hooks stay; so do the channels of recurrent layers, of attention without
-heads, of transposed convolutions in groups, and of constants that meet zero padding in grouped convolutions.
+Limits: control flow and sizes that depend on data are refused with the module named. An operator that is not known
+keeps the channels that meet it. Sizes that a forward holds in integers of its module or has written in are found when
+the result is run: the integers are set anew, and what is written in stays, beginning with the module that raises.
+Weights that are shared between modules or computed (parametrizations) stay, and what hooks see; so do the channels of
+recurrent layers, of attention without heads, of transposed convolutions in groups, and of constants that meet the zero
+padding of depthwise convolutions.
 """
 
 import lazy_loader

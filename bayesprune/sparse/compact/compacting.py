@@ -11,12 +11,12 @@ from bayesprune._turns import in_turn
 from bayesprune.sparse.checks import run_example
 from bayesprune.sparse.compact import attention, channels, moves, places, products, within  # noqa: F401  (their rules)
 from bayesprune.sparse.compact.cut import Change
-from bayesprune.sparse.compact.facts import Facts
 from bayesprune.sparse.compact.graph import trace
 from bayesprune.sparse.compact.pointwise import pointwise
-from bayesprune.sparse.compact.prepare import Prepared, prepare
+from bayesprune.sparse.compact.prepare import prepare
+from bayesprune.sparse.compact.reasons import reasons
 from bayesprune.sparse.compact.settle import settle
-from bayesprune.sparse.compact.solve import Solution, keep_dropped
+from bayesprune.sparse.compact.solve import keep_dropped
 from bayesprune.sparse.compact.uses import tie_spreads, tie_uses
 from bayesprune.sparse.compact.walk import Walk
 from bayesprune.sparse.layers.composite import parts_of
@@ -155,29 +155,4 @@ def compact(
     tie_spreads(facts)
     keep_dropped(facts)
     solution, made = settle(masked, masks, prepared, facts, example)
-    return Compacted(made.net, made.masks, made.changes, _reasons(prepared, facts, solution))
-
-
-def _reasons(prepared: Prepared, facts: Facts, solution: Solution) -> dict[str, str]:
-    """By parameter, why slices that its mask empties stay."""
-    found: dict[str, dict[str, int]] = {}
-    for name, why in facts.stays.items():
-        mask = prepared.masks.get(name)
-        if mask is not None and mask.dim() > 1:
-            for side in (0, 1):
-                count = int((~mask.transpose(0, side).flatten(1).any(1)).sum())
-                if count:
-                    found.setdefault(name, {})[f"of axis {side} stay: {why}"] = count
-    for axis in facts.axes:
-        mask = prepared.masks.get(axis.name)
-        if mask is None or mask.dim() < 2:
-            continue
-        others = [a for a in range(mask.dim()) if a != axis.axis]
-        empty = ~mask.any(others).cpu()
-        stays = empty[axis.index] & ~solution.of(axis.atoms)
-        place = {int(i): int(c) for i, c in zip(axis.index[stays], solution.classes[axis.atoms[stays]], strict=True)}
-        for one in place.values():
-            why = solution.why.get(one, "it is needed elsewhere")
-            told = f"of axis {axis.axis} stay: {why}"
-            found.setdefault(axis.name, {})[told] = found.get(axis.name, {}).get(told, 0) + 1
-    return {name: "; ".join(f"{n} empty slices {why}" for why, n in each.items()) for name, each in found.items()}
+    return Compacted(made.net, made.masks, made.changes, reasons(prepared, facts, solution))

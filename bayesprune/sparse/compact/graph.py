@@ -15,6 +15,10 @@ from bayesprune.sparse.checks import call, without_fast_paths
 
 __all__ = ["Graph", "arguments", "named", "trace", "where", "within"]
 
+_CAUSES = (
+    ("data-dependent", "its control flow or a size depends on the data"),
+    ("fake tensor in the exported program", "its forward takes derivatives, which torch.export cannot record"),
+)
 _TAKEN_APART = (torch.ops.aten.einsum.default,)  # into products and views
 
 
@@ -122,7 +126,10 @@ def trace(net: nn.Module, example: object) -> Graph:
             program = _exported(_Traced(net, count, dropped=True), *_arguments_of(example))
             graph = _graph(program, count.given, dropped)
     except Exception as error:
-        raise ValueError(f"compact cannot follow {_first_without_graph(net, called)}: {_short(error)}") from error
+        raise ValueError(
+            f"compact cannot follow {_first_without_graph(net, called)}: {_short(error)}; make smaller on its own "
+            f"what lies before or behind it"
+        ) from error
     if not graph.given:
         raise ValueError("compact finds no tensor in what the net returns, nor in its tuples, dicts and objects")
     for node in graph.nodes:
@@ -130,7 +137,8 @@ def trace(net: nn.Module, example: object) -> Graph:
             if not all(type(side) is int for side in meta.shape):
                 path = re.sub(r"@\d+", "", where(node))
                 raise ValueError(
-                    f"compact cannot follow {named(net, path)}: {node.target} gives a size that depends on the data"
+                    f"compact cannot follow {named(net, path)}: {node.target} gives a size that depends on the data; "
+                    f"make smaller on its own what lies before or behind it"
                 )
     return graph
 
@@ -171,8 +179,11 @@ def named(net: nn.Module, path: str) -> str:
 
 
 def _short(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    """What torch.export says, in the words of who wrote the net where these are known."""
+    said = str(error)
+    told = next((told for words, told in _CAUSES if words in said), None)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return told or (lines[0][:300] if lines else type(error).__name__)
 
 
 def _called(net: nn.Module, example: object) -> dict[str, tuple[tuple, dict]]:
