@@ -2,8 +2,8 @@
 
     python tests/support/costs.py <folder>
 
-Prints one JSON line: by file, the seconds of work and the bytes of memory that ``load`` and ``contents`` took, and what they
-ended with.
+Prints one JSON line: by file, the seconds of work and the bytes of memory that ``load`` and ``contents`` took, and what
+they ended with.
 """
 
 import json
