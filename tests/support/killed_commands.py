@@ -7,6 +7,7 @@ own. Prints one JSON line: how many kills each command had, and what went wrong 
 """
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 
 import bayesprune as bp
+from bayesprune import reporting, runs
 from bayesprune.cli import main as bayesprune
 from support.command import FIT
 from support.kills import end, in_a_child
@@ -100,7 +102,15 @@ def wrong_with(folder: Path, like: Path) -> list[str]:
     return found
 
 
+def preload() -> None:
+    """Import here what each child would otherwise."""
+    _ = runs.prepare, runs.train, runs.open_run, reporting.report, bp.fit, bp.export, bp.plan, bp.load
+    importlib.import_module("rich.progress")
+    importlib.import_module("sklearn.metrics")
+
+
 def main() -> None:
+    preload()
     every = int(sys.argv[1])
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)

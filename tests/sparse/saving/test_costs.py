@@ -98,4 +98,4 @@ def test_a_forged_file_costs_little_and_is_refused_in_our_own_words(name, read, 
     sizes, found = costs
     cost = found[f"{name} {read}"]
     assert cost["seconds"] < SECONDS and cost["bytes"] <= FREE + 4 * sizes[name], (sizes[name], cost)
-    assert cost["told"].startswith(("FileError: ", "dict: ", "Linear: ")), cost["told"]
+    assert cost["told"].startswith(("FileError: ", "dict: ", "Linear: ", "SparseLinear: ")), cost["told"]
