@@ -58,6 +58,7 @@ def report(
         ValueError: masks or a control that do not fit, no data, a loader whose order changes, no observation model,
             another number of names than of classes, or a baseline named as one of the report's own rows.
 
+    >>> import torch
     >>> from bayesprune import SparseVD, classify, masks
     >>> bnet = BayesianNet(torch.nn.Sequential(torch.nn.Linear(40, 3)), {"0.weight": SparseVD()})
     >>> model = classify(bnet, size=8)

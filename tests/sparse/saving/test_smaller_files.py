@@ -155,7 +155,7 @@ FORGED = [
     (("0", {}), "does not fit the net"),
     (("0", 3), "malformed"),
     (("3", "groups", [8, 3]), "cannot have"),
-    (("3", "kernel_size", [3, 1]), "no tensor or integer 'kernel_size'"),
+    (("3", "kernel_size", [3, 1]), r"Conv2d has kernel_size=\(3, 3\), and was 3"),
     (("0", "training", [1, 0]), "no tensor or integer 'training'"),
     (("0", "forward", [None, None]), "no tensor or integer 'forward'"),
     (("9", {"out_channels": [8, 4]}), "'9' cannot be made smaller"),
