@@ -36,7 +36,6 @@ def unwatched(x: Tensor, values: Tensor | None) -> bool:
     )
 
 
-@torch.compiler.assume_constant_result
 def transformed() -> bool:
     """Whether a transform of ``torch.func`` or forward-mode differentiation is at work, which no op of ours can answer.
 
@@ -46,3 +45,7 @@ def transformed() -> bool:
     tensor([1., 1.])
     """
     return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+# as torch.compiler.assume_constant_result marks it, which would import the compiler, 150 MB, for whoever loads a net
+transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
