@@ -71,5 +71,6 @@ def test_every_file_of_a_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             assert recorder.synced(path.parent, i), f"the folder of the folder {path} is never synced"
     there = {path for path in here.rglob("*") if path.is_file() and path.name != ".lock"}
     assert there - lasting == set()
-    names = {"recipe.toml", "dense.safetensors", "control.safetensors", "fit.json", "posterior.safetensors", "masks.safetensors"}
-    assert {path.name for path in there} == names | {"report.json", "plan.json", "model.safetensors", "page.html"}
+    names = {"recipe.toml", "fit.json", "report.json", "plan.json", "page.html", "model.safetensors"}
+    names |= {f"{what}.safetensors" for what in ("dense", "control", "posterior", "masks")}
+    assert {path.name for path in there} == names

@@ -1,6 +1,6 @@
-"""Read forged files of one kind, one after another; ``sparse/saving/test_mutations.py`` runs it alone.
+"""Read forged files, a kind after another; ``sparse/saving/test_mutations.py`` runs it alone.
 
-    python tests/support/forged.py <kind> <first> <count>
+    python tests/support/forged.py <kind>[,<kind>…] <first> <count>
 
 The file numbered ``n`` of a kind is always the same one. Each is read by ``load``, ``contents`` and ``bayesprune info``
 (a text by the readers of recipes and expressions), and what loads is run. Prints one JSON line: how many were refused,
@@ -168,7 +168,7 @@ def warm(folder: Path) -> None:
 
 
 def main() -> None:
-    name, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    names, first, count = sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3])
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     survey = Survey()
@@ -177,7 +177,8 @@ def main() -> None:
         limit = memory()["VmSize"] + 2**30
         gc.freeze()  # what is there already is not looked through before each file
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))  # what asks for more fails, and is seen
-        KINDS[name](name, first, count, survey, Path(found))
+        for name in names:
+            KINDS[name](name, first, count, survey, Path(found))
     print(json.dumps(vars(survey)))
 
 
