@@ -4,9 +4,11 @@ import json
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
+import arviz
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -44,6 +46,8 @@ def this_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    with warnings.catch_warnings(action="ignore"):  # ArviZ 0.2x has a notice for the first import of each day
+        getattr(arviz, "_warn_once_per_day", lambda: None)()
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bayesprune.likelihoods.losses import Losses
 
-__all__ = ["NO_TARGETS", "Likelihood", "mixture", "one_tensor"]
+__all__ = ["NO_TARGETS", "Likelihood", "mixture", "one_for_each", "one_tensor"]
 
 NO_TARGETS = "the loader yields no targets: nothing to score against"
 
@@ -110,6 +110,28 @@ def one_tensor(output: Any) -> Tensor:
         raise ValueError(
             "the net returns one number for a whole batch: it must return one row an example (squeeze() loses that "
             "of a batch of one; squeeze(-1) does not)"
+        )
+    return found
+
+
+def one_for_each(y: Any, shape: tuple[int, ...], what: str, of: str) -> Tensor:
+    """Targets of ``shape``, from which an axis of one number at the end may have been left out.
+
+    Raises:
+        ValueError: there are none, or they (``what``) have another shape than what they go with, one for each ``of``.
+
+    >>> import torch
+    >>> one_for_each(torch.zeros(4), (4, 1), "labels", "logit").shape
+    torch.Size([4, 1])
+    """
+    if y is None:
+        raise ValueError(NO_TARGETS)
+    if not isinstance(y, Tensor):
+        raise ValueError(f"{what} must be a tensor, got {type(y).__name__}")
+    found = y.unsqueeze(-1) if tuple(y.shape) != shape and (*y.shape, 1) == shape else y
+    if tuple(found.shape) != shape:
+        raise ValueError(
+            f"{what} of shape {tuple(y.shape)} do not go with {of}s of shape {shape}: expected one for each {of}"
         )
     return found
 

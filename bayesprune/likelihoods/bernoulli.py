@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from bayesprune.likelihoods.base import NO_TARGETS, Likelihood, mixture, one_tensor
+from bayesprune.likelihoods.base import Likelihood, mixture, one_for_each, one_tensor
 from bayesprune.likelihoods.losses import Losses
 
 __all__ = ["Bernoulli"]
@@ -49,17 +49,7 @@ class Bernoulli(Likelihood):
         return one_tensor(output)
 
     def check(self, output: Tensor, y: Any) -> Tensor:
-        if y is None:
-            raise ValueError(NO_TARGETS)
-        if not isinstance(y, Tensor):
-            raise ValueError(f"labels must be a tensor, got {type(y).__name__}")
-        if y.shape != output.shape and (*y.shape, 1) == tuple(output.shape):
-            y = y.unsqueeze(-1)
-        if y.shape != output.shape:
-            raise ValueError(
-                f"labels of shape {tuple(y.shape)} do not go with logits of shape {tuple(output.shape)}: expected one "
-                "for each logit, 0 or 1"
-            )
+        y = one_for_each(y, tuple(output.shape), "labels", "logit")
         y = y.to(output.dtype)
         known = y != self.ignore_index
         if not bool(((y >= 0) & (y <= 1) | ~known).all()):

@@ -29,9 +29,6 @@ class Gamma(Numbers):
         super().__init__()
         self.learn("shape", shape, "the squared ratio of mean and standard deviation")
 
-    def extra_repr(self) -> str:
-        return self.told("shape")
-
     @property
     def shape(self) -> float:
         """The shape, as it is now."""

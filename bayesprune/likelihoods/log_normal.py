@@ -29,9 +29,6 @@ class LogNormal(Numbers):
         super().__init__()
         self.learn("noise", noise, "the standard deviation of log y")
 
-    def extra_repr(self) -> str:
-        return self.told("noise")
-
     @property
     def noise(self) -> float:
         """The standard deviation of log y, as it is now."""

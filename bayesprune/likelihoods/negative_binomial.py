@@ -32,9 +32,6 @@ class NegativeBinomial(Numbers):
         super().__init__()
         self.learn("dispersion", dispersion, "how far counts are from Poisson's")
 
-    def extra_repr(self) -> str:
-        return self.told("dispersion")
-
     @property
     def dispersion(self) -> float:
         """r, as it is now."""

@@ -28,9 +28,6 @@ class Normal(Numbers):
         super().__init__()
         self.learn("noise", noise, "the target's standard deviation")
 
-    def extra_repr(self) -> str:
-        return self.told("noise")
-
     @property
     def noise(self) -> float:
         """The noise's standard deviation, in y's units."""

@@ -9,7 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from bayesprune.draws.sites import param_site
-from bayesprune.likelihoods.base import NO_TARGETS, Likelihood, mixture, one_tensor
+from bayesprune.likelihoods.base import Likelihood, mixture, one_for_each, one_tensor
 from bayesprune.likelihoods.losses import LEVEL, Losses
 
 __all__ = ["Numbers"]
@@ -39,15 +39,7 @@ class Numbers(Likelihood):
         return one_tensor(output)
 
     def check(self, output: Tensor, y: Any) -> Tensor:
-        if y is None:
-            raise ValueError(NO_TARGETS)
-        if not isinstance(y, Tensor):
-            raise ValueError(f"targets must be a tensor, got {type(y).__name__}")
-        shape = self.shape_of(output)
-        if tuple(y.shape) != shape and (*y.shape, 1) == shape:
-            y = y.unsqueeze(-1)
-        if tuple(y.shape) != shape:
-            raise ValueError(f"targets of shape {tuple(y.shape)} do not go with outputs of shape {shape}")
+        y = one_for_each(y, self.shape_of(output), "targets", "output")
         if not y.is_floating_point() and (not self.takes_integers or y.dtype == torch.bool):
             raise ValueError(f"targets must be floating point, got {y.dtype}; for labels use bp.classify")
         if not bool(torch.isfinite(y).all()):
@@ -99,7 +91,7 @@ class Numbers(Likelihood):
         log = param_site(f"{self.prefix}{name}.log", log) if isinstance(log, nn.Parameter) else log
         return log.exp().to(like)
 
-    def told(self, name: str) -> str:
-        """The number that :meth:`learn` holds, for a repr: ``None`` where it is learned."""
-        log = getattr(self, f"log_{name}")
-        return f"{name}={None if isinstance(log, nn.Parameter) else math.exp(log.item())}"
+    def extra_repr(self) -> str:
+        held = [n for n, _ in (*self._parameters.items(), *self._buffers.items()) if n.startswith("log_")]
+        told = {n.removeprefix("log_"): getattr(self, n) for n in held}
+        return ", ".join(f"{n}={None if isinstance(x, nn.Parameter) else math.exp(x.item())}" for n, x in told.items())
