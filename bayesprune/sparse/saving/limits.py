@@ -14,9 +14,9 @@ CLAIMS = "it claims tensors of "  # so begins what is said of a file that unpack
 _FREE = 56 * 2**20  # bytes that any file's tensors may take; the rest of the 64 MiB is for Python's objects
 _A_BYTE = 2  # for each byte of the file; it is held twice itself, as it is read and as the coder's words or tensors
 _A_LETTER = 48  # what a letter of the manifest takes as Python's objects, and as the modules that it tells of
-# bytes for each entry of one tensor while it is unpacked, by how it is kept; 5 for a coded one: its place, and a symbol
+# bytes for each entry of one tensor while it is unpacked, by how it is kept
 _SCRATCH: Mapping[str, int] = {"dense": 0, "narrow": 0, "csr": 0, "bsr": 0, "bits": 1, "nibbles": 4, "indices": 8}
-_CODED, _A_ROW = 5, 5
+_CODED, _PLACED, _A_ROW = 5, 8, 5  # a coded one: its symbol; and a place of its own, where it stands alone in a matrix
 
 
 def most_held(length: int, known: int = 0) -> int:
@@ -38,7 +38,8 @@ def _scratch(entry: TensorEntry) -> int:
     if entry.how in _SCRATCH:
         rows = entry.shape[0] if entry.how in ("csr", "bsr") and entry.shape else 0
         return entry.numel * _SCRATCH[entry.how] + _A_ROW * rows
-    return entry.numel * max(_CODED, entry.itemsize)
+    alone = len(entry.shape) > 1 and not entry.block
+    return entry.numel * max(_PLACED if alone else _CODED, entry.itemsize)
 
 
 def beyond(tensors: Mapping[str, TensorEntry], text: int, length: int, known: int | None = None) -> str:

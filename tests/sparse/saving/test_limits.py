@@ -1,5 +1,6 @@
 """A file unpacks to no more than its bytes allow, but into a net that is known; and what is saved so says so."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -111,6 +112,35 @@ def test_the_same_net_gives_the_same_bytes(tmp_path, compress):
         again = load(tmp_path / "n")
     if not compress:  # which rounds, and then writes what it rounded to
         assert len(files) == 1
+
+
+ALONE = """
+from pathlib import Path
+import torch
+from bayesprune.sparse import load
+from support.designed import masked_dense
+from support.measured import allocated, give_back
+torch.set_num_threads(1)
+for how in ("levels", "halves"):
+    for dtype, itemsize in (("bfloat16", 2), ("float32", 4)):
+        data = masked_dense(1500, 1500, dtype, 1.0, how)
+        Path("m").write_bytes(data)
+        load("m")
+        give_back()
+        net, most = allocated(lambda: load("m"))
+        print(most - 2 * len(data), net.weight.numel() * (8 + itemsize))
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="counts as Linux does")
+def test_entries_that_stand_alone_take_what_is_counted(tmp_path):
+    """All of a weight is there, each entry with a place and a symbol of its own."""
+    env = environment(OMP_NUM_THREADS="1", MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="131072")
+    done = subprocess.run([sys.executable, "-c", ALONE], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        took, counted = map(int, line.split())
+        assert counted / 2 < took < counted + 2**23, line  # what is left of 64 MiB for all else
 
 
 WRITTEN = """
