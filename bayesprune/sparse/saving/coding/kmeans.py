@@ -79,16 +79,22 @@ def _fewest(points: Points, few: int, most: int, enough: float) -> Levels:
 def levels_for(points: Points, most: int, enough: float = 0.0) -> Levels:
     """:func:`best_levels` for points that are in order."""
     few = points.fewer(_POINTS)
-    n = len(few)
-    most = min(most, n)
-    exact = max(_EXACT // n, 1)
-    if most <= exact or (enough > 0 and few.error(banded(few, exact)) <= enough):
-        levels = _programme(few, most, enough)
-    elif most == n:
-        levels = few.at
-    else:
-        levels = _fewest(few, exact, most, enough) if enough > 0 else banded(few, most)
+    levels = _levels_of_few(few, min(most, len(few)), enough)
     return levels if few is points else lloyd(points, levels)
+
+
+def _levels_of_few(points: Points, most: int, enough: float) -> Levels:
+    exact = max(_EXACT // len(points), 1)
+    if most <= exact:
+        return _programme(points, most, enough)
+    # the programme's first levels may do; where there are many points, it is looked at beforehand
+    if enough > 0 and (len(points) < _POINTS or points.error(banded(points, exact)) <= enough):
+        levels = _programme(points, exact, enough)
+        if points.error(levels) <= enough:
+            return levels
+    if most == len(points):
+        return points.at
+    return _fewest(points, exact, most, enough) if enough > 0 else banded(points, most)
 
 
 def best_levels(points: Numbers, weights: Numbers, most: int, enough: float = 0.0) -> Levels:
