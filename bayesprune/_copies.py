@@ -16,6 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 __all__ = ["computed", "copied", "on_its_own", "recompute"]
 
+_WITHOUT = ("_parameters", "_modules")  # a parameter is a leaf, and a module is looked at itself
+_PLAIN = (bool, int, float, str, type(None))
+
 
 def computed(module: nn.Module) -> dict[str, Tensor]:
     """The tensors that a hook hangs onto ``module`` before each call: ``weight_norm``, ``spectral_norm`` and ``prune``.
@@ -54,7 +57,8 @@ def copied(net: nn.Module, instead: Mapping[Tensor, Tensor] = MappingProxyType({
     """
     memo: dict[int, object] = {id(x): other for x, other in instead.items()}
     for module in net.modules():
-        for x in tree_leaves({name: x for name, x in vars(module).items() if name != "_parameters"}):
+        own = [value for name, value in vars(module).items() if name not in _WITHOUT and type(value) not in _PLAIN]
+        for x in tree_leaves([value for value in own if not _is_empty(value)]):
             if isinstance(x, Tensor) and not x.is_leaf:
                 memo.setdefault(id(x), x.detach().clone())
     try:
@@ -91,6 +95,10 @@ def on_its_own(net: nn.Module) -> Iterator[None]:
             f"a copy of the net calls {called[0] or 'the net'!r} of the net itself, and would compute with it: "
             "a function that the net holds has the net in its closure; make it a method"
         )
+
+
+def _is_empty(value: object) -> bool:
+    return isinstance(value, dict | list | tuple | set) and not value
 
 
 def _uncopied(net: nn.Module, memo: dict[int, object]) -> tuple[str, str]:
