@@ -1,6 +1,7 @@
 """Random generators of a fit: torch's, which it seeds, and those of its loader."""
 
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,12 @@ class _Seeded:
 
 
 _now = _Seeded()
+
+
+_NOT_ALONE = (
+    "another thread is at work beside this seeded fit, which gives what it gives alone only if nothing outside of "
+    "bayesprune draws from torch's global generator meanwhile: make nets and data before the threads start"
+)
 
 
 @contextmanager
@@ -56,6 +63,7 @@ def give_way() -> None:
     mine = _states()
     runtime._PYRO_STACK.clear()
     if found is not None:
+        warnings.warn(_NOT_ALONE, stacklevel=2)
         _set_states(found)
         _now.found = None
     try:

@@ -2,7 +2,9 @@
 
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -163,3 +165,12 @@ def test_a_net_that_is_being_fitted_is_not_fitted_by_another_thread() -> None:
             thread.join(30)
     assert refused and "in another thread" in refused[0]
     fit(bnet, 2)  # afterwards it is free
+
+
+def test_a_seeded_fit_says_that_it_is_not_alone() -> None:
+    """What others draw meanwhile, of the one generator that torch has, would change its numbers."""
+    with pytest.warns(UserWarning, match="another thread is at work beside this seeded fit"):
+        at_once(*(partial(fit, ready(k), k) for k in (0, 1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(ready(0), 0)
