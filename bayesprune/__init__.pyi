@@ -45,6 +45,7 @@ from .pruning import Cubic as Cubic
 from .pruning import EmptyLayerWarning as EmptyLayerWarning
 from .pruning import Run as Run
 from .pruning import bit_widths as bit_widths
+from .pruning import lamp as lamp
 from .pruning import magnitude as magnitude
 from .pruning import masks as masks
 from .pruning import random as random

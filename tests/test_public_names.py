@@ -63,6 +63,7 @@ NAMES = [
     "export",
     "fit",
     "khat",
+    "lamp",
     "likelihood",
     "likelihoods",
     "load",

@@ -15,7 +15,7 @@ def run(
     keep: Annotated[float | None, typer.Option(help="Fraction of the weights to keep, in (0, 1].")] = None,
     snr: Annotated[float | None, typer.Option(help="Keep the groups of at least this signal-to-noise ratio.")] = None,
     scope: Scope = "global",
-    saliency: Annotated[str, typer.Option(help="What ranks groups for --keep: snr, magnitude, random.")] = "snr",
+    saliency: Annotated[str, typer.Option(help="What ranks groups for --keep: snr, magnitude, lamp, random.")] = "snr",
     device: Device = None,
     trust: Trust = False,
     json: Json = False,

@@ -11,6 +11,7 @@ from .masking import check_masks as check_masks
 from .masking import masks as masks
 from .masking import select as select
 from .saliency import Saliency as Saliency
+from .saliency import lamp as lamp
 from .saliency import magnitude as magnitude
 from .saliency import random as random
 from .saliency import snr as snr

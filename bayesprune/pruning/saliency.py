@@ -1,4 +1,4 @@
-"""Saliency scores per group: the posterior's signal-to-noise ratio, and its rivals (magnitude, random).
+"""Saliency scores per group: the posterior's signal-to-noise ratio, and its rivals (magnitude, LAMP, random).
 
 Pruning by SNR: Graves 2011, *Practical Variational Inference for Neural Networks*, NeurIPS 24;
 Blundell et al. 2015, *Weight Uncertainty in Neural Networks*, arXiv:1505.05424.
@@ -15,7 +15,7 @@ from torch import Tensor
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.state import PosteriorState
 
-__all__ = ["Saliency", "magnitude", "random", "snr"]
+__all__ = ["Saliency", "lamp", "magnitude", "random", "snr"]
 
 Saliency = Callable[[BayesianNet], dict[str, Tensor]]
 
@@ -48,6 +48,27 @@ def magnitude(state: PosteriorState) -> dict[str, Tensor]:
         grid = state.grids[name]
         unit = signal.sum() / grid.entries().sum().clamp_min(1)
         found[name] = (signal / grid.sizes() / unit.clamp_min(torch.finfo(signal.dtype).tiny)).sqrt()
+    for names in state.coupled:
+        found.update(dict.fromkeys(names, found[names[0]]))
+    return found
+
+
+@of_state
+def lamp(state: PosteriorState) -> dict[str, Tensor]:
+    """Layer-adaptive magnitude of each group: its energy, divided by that of all in its weight that are not smaller.
+
+    So a weight's largest group scores 1, and no layer is emptied before all are down to one group.
+    Lee et al. 2021, *Layer-adaptive Sparsity for the Magnitude-based Pruning*, arXiv:2010.07611.
+    """
+    found = {}
+    for name, (signal, _) in state.energies.items():
+        energy = signal.flatten() / state.grids[name].sizes().flatten()
+        order = energy.argsort(stable=True)
+        ascending = energy[order].double()
+        rest = ascending.flip(0).cumsum(0).flip(0).clamp_min(torch.finfo(signal.dtype).tiny)
+        score = torch.empty_like(energy)
+        score[order] = (ascending / rest).to(energy.dtype)
+        found[name] = score.reshape(signal.shape)
     for names in state.coupled:
         found.update(dict.fromkeys(names, found[names[0]]))
     return found

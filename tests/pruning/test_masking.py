@@ -23,7 +23,7 @@ from bayesprune import (
 from bayesprune.methods import Method
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.pruning.masking import BudgetWarning, EmptyLayerWarning, check_keep, masks, select
-from bayesprune.pruning.saliency import magnitude, random, snr
+from bayesprune.pruning.saliency import lamp, magnitude, random, snr
 
 
 class Attention(nn.Module):
@@ -270,7 +270,7 @@ def heads_of(mask: Tensor, name: str) -> list[bool]:
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
-@pytest.mark.parametrize("saliency", [snr, magnitude, random])
+@pytest.mark.parametrize("saliency", [snr, magnitude, lamp, random])
 def test_an_attentions_projections_lose_the_same_heads(scope, saliency):
     bnet = fitted("heads")
     assert bnet.coupled() == [["attention.in_proj_weight", "attention.out_proj.weight"]]
