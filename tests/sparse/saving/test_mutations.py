@@ -41,7 +41,7 @@ def survey(cache, kind, first, count, kinds=1):
 @pytest.mark.parametrize("third", range(3))
 def test_a_sample(tmp_path, third):
     kinds = [*KINDS][third::3]
-    result = survey(tmp_path, ",".join(kinds), 0, 20, len(kinds))
+    result = survey(tmp_path, ",".join(kinds), 0, 12, len(kinds))
     assert result["counts"]["refused"] > 2 * len(kinds), result
 
 
