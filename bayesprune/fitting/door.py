@@ -1,7 +1,7 @@
 """``fit``, the public function of the training loop: arguments checked, and the loop run."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 
 from bayesprune._turns import turns
 from bayesprune.fitting.generators import seeded
+from bayesprune.fitting.given import batches_of
 from bayesprune.fitting.history import History
 from bayesprune.fitting.loop import Loop, Settings
 from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear
@@ -21,7 +22,7 @@ __all__ = ["fit"]
 def fit(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    loader: Iterable[Any],
+    loader: Any,
     *,
     epochs: int,
     lr: float = 1e-3,
@@ -42,7 +43,8 @@ def fit(
     Args:
         model: a Pyro model, such as :func:`bayesprune.classify` gives; called as ``model(x, y)``.
         guide: its guide, ``bnet.guide``.
-        loader: any iterable over batches ``(x, y)`` that can be run through more than once; a ``DataLoader``.
+        loader: any iterable over batches ``(x, y)`` that can be run through more than once; a ``DataLoader``. A
+            ``Dataset`` is shuffled into batches of 64, and a mapping or a tuple ``(x, y)`` of tensors is one batch.
         epochs: how often to run through it.
         lr: the learning rate of weights; a posterior's other parameters take it times its own ``lr_multipliers``.
         optimizer: parameter groups (each with its ``lr``) → optimiser; Adam by default.
@@ -70,6 +72,7 @@ def fit(
         NLL, KL and kept fraction per epoch. After Ctrl-C the fit ends with what it has, ``interrupted`` set.
 
     Raises:
+        TypeError: what is given is no data, or ``prune`` no schedule.
         ValueError: no batches, NaN in the data, an argument out of range, a device that is not there, a net that
             another thread is fitting, or a ``checkpoint`` of another run (the difference is named), damaged, or with
             more epochs done than asked for.
@@ -80,8 +83,17 @@ def fit(
     if precision is not None:
         warnings.warn("fit(precision=…) is called autocast now", DeprecationWarning, stacklevel=2)
         autocast = precision
+    for callback in [*([] if prune is None else [prune]), *callbacks]:
+        _check_callback(callback, "prune" if callback is prune else "callbacks")
     settings = Settings(epochs, lr, optimizer or adam, decay, warmup, seed, device, autocast)
     with turns.taken():
-        loop = Loop(model, guide, loader, settings, prune, callbacks)
+        batches = batches_of(loader, scored=True, batch_size=64, shuffle=True)
+        loop = Loop(model, guide, batches, settings, prune, callbacks)
     with seeded(seed), progress_bar(progress, epochs) as show:
         return loop.run(None if checkpoint is None else Path(checkpoint), show)
+
+
+def _check_callback(callback: Any, where: str) -> None:
+    if not isinstance(callback, Callback):
+        instead = "bp.Cubic(keep=0.1), which prunes while fitting to a tenth" if where == "prune" else "a bp.Callback"
+        raise TypeError(f"{where} takes {instead}; got {callback!r:.80}")

@@ -33,13 +33,19 @@ def posteriors_of(net: nn.Module, rules: Mapping[str, Method]) -> dict[str, tupl
         FrozenWarning: a glob matches weights that do not require a gradient; they are left out.
 
     Raises:
-        TypeError: a rule's value is no method.
+        TypeError: ``rules`` is no mapping, or a rule's value no method.
         ValueError: a rule matches nothing, a pattern does not fit a tensor (both are named), or a weight is unfit.
 
     >>> from bayesprune.methods import SparseVD
     >>> list(posteriors_of(nn.Sequential(nn.Linear(3, 2)), {"*.weight": SparseVD()}))
     ['0.weight']
     """
+    if isinstance(rules, (str, Method)) or not isinstance(rules, Mapping):
+        wanted = repr(rules) if isinstance(rules, str) else '"*.weight"'
+        given = repr(rules) if isinstance(rules, Method) else "bp.SparseVD()"
+        raise TypeError(
+            f"rules say which weights get which method, such as {{{wanted}: {given}}}; got {type(rules).__name__}"
+        )
     for glob, method in rules.items():
         if not isinstance(method, Method):
             raise TypeError(f"rule {glob!r} needs a method such as SparseVD(), got {method!r}")
