@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from bayesprune._turns import turns
 from bayesprune.fitting.generators import seeded
@@ -14,6 +15,8 @@ from bayesprune.fitting.history import History
 from bayesprune.fitting.loop import Loop, Settings
 from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear
 from bayesprune.fitting.progress import progress_bar
+from bayesprune.fitting.supervised import SupervisedModel
+from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.pruning.callback import Callback
 
 __all__ = ["fit"]
@@ -21,8 +24,8 @@ __all__ = ["fit"]
 
 def fit(
     model: Callable[..., Any],
-    guide: Callable[..., Any],
-    loader: Any,
+    guide: Any = None,
+    loader: Any = None,
     *,
     epochs: int,
     lr: float = 1e-3,
@@ -41,8 +44,10 @@ def fit(
     """Maximise the evidence lower bound.
 
     Args:
-        model: a Pyro model, such as :func:`bayesprune.classify` gives; called as ``model(x, y)``.
-        guide: its guide, ``bnet.guide``.
+        model: a Pyro model, such as :func:`bayesprune.classify` gives; called as ``model(x, y)``. Or the net with its
+            posterior itself, once such a model has said what its output means.
+        guide: its guide, ``bnet.guide``. It may be left out where the model is a module that holds the net:
+            ``fit(model, loader, epochs=10)``.
         loader: any iterable over batches ``(x, y)`` that can be run through more than once; a ``DataLoader``. A
             ``Dataset`` is shuffled into batches of 64, and a mapping or a tuple ``(x, y)`` of tensors is one batch.
         epochs: how often to run through it.
@@ -85,6 +90,7 @@ def fit(
         autocast = precision
     for callback in [*([] if prune is None else [prune]), *callbacks]:
         _check_callback(callback, "prune" if callback is prune else "callbacks")
+    model, guide, loader = _taken_apart(model, guide, loader)
     settings = Settings(epochs, lr, optimizer or adam, decay, warmup, seed, device, autocast)
     with turns.taken():
         batches = batches_of(loader, scored=True, batch_size=64, shuffle=True)
@@ -97,3 +103,26 @@ def _check_callback(callback: Any, where: str) -> None:
     if not isinstance(callback, Callback):
         instead = "bp.Cubic(keep=0.1), which prunes while fitting to a tenth" if where == "prune" else "a bp.Callback"
         raise TypeError(f"{where} takes {instead}; got {callback!r:.80}")
+
+
+def _taken_apart(model: Any, guide: Any, loader: Any) -> tuple[Any, Any, Any]:
+    """Model, guide and data of ``fit(model, guide, loader)`` or ``fit(model, loader)``; the model may be a net."""
+    if loader is None:
+        guide, loader = None, guide
+    if isinstance(model, BayesianNet):
+        if model.observation is None:
+            raise ValueError(
+                "a BayesianNet alone does not say what its output means: fit bp.classify(bnet) for classes, "
+                "bp.regress(bnet) for real numbers, or bp.supervise(bnet, None, likelihood) for other targets"
+            )
+        model = SupervisedModel(model, model.observation)
+    if guide is None:
+        nets = [m for m in model.modules() if isinstance(m, BayesianNet)] if isinstance(model, nn.Module) else []
+        if len(nets) != 1:
+            net = "a net needs a posterior first, bp.BayesianNet(net, rules), and bp.classify or bp.regress"
+            own = "a model that is a function needs its guide, fit(model, bnet.guide, data)"
+            raise ValueError(
+                f"fit finds no posterior in {type(model).__name__}: {net if isinstance(model, nn.Module) else own}"
+            )
+        guide = nets[0].guide
+    return model, guide, loader

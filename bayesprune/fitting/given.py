@@ -21,6 +21,7 @@ def net_of(given: Any) -> BayesianNet:
         TypeError: it is neither.
     """
     if isinstance(given, SupervisedModel):
+        given.speak()
         return given.bnet
     if isinstance(given, BayesianNet):
         return given
