@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import torch
 from pyro import poutine
+from pyro.poutine import runtime
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -57,8 +58,10 @@ class BayesianNet(nn.Module):
     Attributes:
         epochs: how many epochs :func:`bayesprune.fit` has trained it for; part of a ``state_dict``.
 
-    ``forward`` is the model's half of a Pyro program, ``guide`` the other. Called outside Pyro's handlers, ``forward``
-    is therefore a draw from the *prior*; :func:`bayesprune.predict` gives the posterior predictive.
+    ``forward`` is the model's half of a Pyro program, ``guide`` the other: under Pyro's handlers its weights are the
+    prior's sites. Called outside of them it is that of an ordinary module: on the posterior means in eval mode, on a
+    draw from the posterior in training mode, through which gradients reach the posterior's parameters. :meth:`prior`
+    gives a draw from the prior, and :func:`bayesprune.predict` the posterior predictive.
 
     Attributes:
         observation: the likelihood, which says what the net's output means; ``None`` until a model has one.
@@ -144,7 +147,20 @@ class BayesianNet(nn.Module):
         super()._load_from_state_dict({f"{prefix}_extra_state": fresh, **state_dict}, prefix, *args)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the net on weights from the prior's sites, which Pyro replays, conditions or draws."""
+        """Run the net: under Pyro's handlers on weights from the prior's sites, which they replay, condition or draw;
+        else on the posterior means in eval mode, and on a draw from the posterior in training mode.
+        """
+        if runtime._PYRO_STACK:
+            return self.prior(*args, **kwargs)
+        if not self.training:
+            return self.run(self.means(), *args, **kwargs)
+        with poutine.trace() as under_q:
+            self.guide()
+        with poutine.replay(trace=under_q.trace):
+            return self.prior(*args, **kwargs)
+
+    def prior(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the net on weights from the prior's sites: a draw from the prior, unless Pyro's handlers say else."""
         values = {name: self._effective(name, posterior) for name, posterior in self.posteriors.items()}
         for name, value in tensors(self._rest):
             values[name] = param_site(name, value) if isinstance(value, nn.Parameter) else value
