@@ -30,7 +30,7 @@ from bayesprune.network.borrowed import borrowed
 from bayesprune.network.extra import packed, unpacked
 from bayesprune.network.padding import ReadElsewhere
 from bayesprune.network.recompute import recomputing
-from bayesprune.network.rules import posteriors_of
+from bayesprune.network.rules import Key, posteriors_of
 from bayesprune.network.state import Grid, PosteriorState
 from bayesprune.network.substitute import call_on
 from bayesprune.network.tree import Tree, put, tensors
@@ -45,7 +45,9 @@ class BayesianNet(nn.Module):
         net: any module, fresh or trained. Its values, classes, keys, hooks and mode never change: posteriors start at
             its weights, everything else is trained in copies that live here, and the net stays the dense baseline.
             A submodule that was frozen in eval mode inside a net in training mode stays frozen.
-        rules: glob over parameter names → method; the first match wins.
+        rules: glob over parameter names, or a class such as ``nn.Linear``, which stands for their weights → method, or
+            ``None`` to leave alone; the first match wins. Globs pass over the vectors of norms, and over the net's own
+            outputs where the pattern is their ``Channel``.
         estimator: how Gaussian draws meet the data in training. ``"local"`` samples activations (least variance, two
             products), ``"weight"`` samples the weight (one product), ``"flipout"`` flips one weight draw per example
             (two). A weight that is used twice in one forward pass, or a net whose
@@ -74,7 +76,7 @@ class BayesianNet(nn.Module):
 
     observation: Likelihood | None
 
-    def __init__(self, net: nn.Module, rules: Mapping[str, Method], *, estimator: Estimator = "local") -> None:
+    def __init__(self, net: nn.Module, rules: Mapping[Key, Method | None], *, estimator: Estimator = "local") -> None:
         super().__init__()
         if not isinstance(net, nn.Module):
             raise TypeError(f"BayesianNet needs an nn.Module, got {type(net).__name__}")
