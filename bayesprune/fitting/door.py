@@ -1,18 +1,22 @@
 """``fit``, the public function of the training loop: arguments checked, and the loop run."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from bayesprune._turns import turns
 from bayesprune.fitting.generators import seeded
+from bayesprune.fitting.given import batches_of
 from bayesprune.fitting.history import History
 from bayesprune.fitting.loop import Loop, Settings
 from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear
 from bayesprune.fitting.progress import progress_bar
+from bayesprune.fitting.supervised import SupervisedModel
+from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.pruning.callback import Callback
 
 __all__ = ["fit"]
@@ -20,8 +24,8 @@ __all__ = ["fit"]
 
 def fit(
     model: Callable[..., Any],
-    guide: Callable[..., Any],
-    loader: Iterable[Any],
+    guide: Any = None,
+    loader: Any = None,
     *,
     epochs: int,
     lr: float = 1e-3,
@@ -40,9 +44,12 @@ def fit(
     """Maximise the evidence lower bound.
 
     Args:
-        model: a Pyro model, such as :func:`bayesprune.classify` gives; called as ``model(x, y)``.
-        guide: its guide, ``bnet.guide``.
-        loader: any iterable over batches ``(x, y)`` that can be run through more than once; a ``DataLoader``.
+        model: a Pyro model, such as :func:`bayesprune.classify` gives; called as ``model(x, y)``. Or the net with its
+            posterior itself, once such a model has said what its output means.
+        guide: its guide, ``bnet.guide``. It may be left out where the model is a module that holds the net:
+            ``fit(model, loader, epochs=10)``.
+        loader: any iterable over batches ``(x, y)`` that can be run through more than once; a ``DataLoader``. A
+            ``Dataset`` is shuffled into batches of 64, and a mapping or a tuple ``(x, y)`` of tensors is one batch.
         epochs: how often to run through it.
         lr: the learning rate of weights; a posterior's other parameters take it times its own ``lr_multipliers``.
         optimizer: parameter groups (each with its ``lr``) → optimiser; Adam by default.
@@ -70,6 +77,7 @@ def fit(
         NLL, KL and kept fraction per epoch. After Ctrl-C the fit ends with what it has, ``interrupted`` set.
 
     Raises:
+        TypeError: what is given is no data, or ``prune`` no schedule.
         ValueError: no batches, NaN in the data, an argument out of range, a device that is not there, a net that
             another thread is fitting, or a ``checkpoint`` of another run (the difference is named), damaged, or with
             more epochs done than asked for.
@@ -80,8 +88,41 @@ def fit(
     if precision is not None:
         warnings.warn("fit(precision=…) is called autocast now", DeprecationWarning, stacklevel=2)
         autocast = precision
+    for callback in [*([] if prune is None else [prune]), *callbacks]:
+        _check_callback(callback, "prune" if callback is prune else "callbacks")
+    model, guide, loader = _taken_apart(model, guide, loader)
     settings = Settings(epochs, lr, optimizer or adam, decay, warmup, seed, device, autocast)
     with turns.taken():
-        loop = Loop(model, guide, loader, settings, prune, callbacks)
+        batches = batches_of(loader, scored=True, batch_size=64, shuffle=True)
+        loop = Loop(model, guide, batches, settings, prune, callbacks)
     with seeded(seed), progress_bar(progress, epochs) as show:
         return loop.run(None if checkpoint is None else Path(checkpoint), show)
+
+
+def _check_callback(callback: Any, where: str) -> None:
+    if not isinstance(callback, Callback):
+        instead = "bp.Cubic(keep=0.1), which prunes while fitting to a tenth" if where == "prune" else "a bp.Callback"
+        raise TypeError(f"{where} takes {instead}; got {callback!r:.80}")
+
+
+def _taken_apart(model: Any, guide: Any, loader: Any) -> tuple[Any, Any, Any]:
+    """Model, guide and data of ``fit(model, guide, loader)`` or ``fit(model, loader)``; the model may be a net."""
+    if loader is None:
+        guide, loader = None, guide
+    if isinstance(model, BayesianNet):
+        if model.observation is None:
+            raise ValueError(
+                "a BayesianNet alone does not say what its output means: fit bp.classify(bnet) for classes, "
+                "bp.regress(bnet) for real numbers, or bp.supervise(bnet, None, likelihood) for other targets"
+            )
+        model = SupervisedModel(model, model.observation)
+    if guide is None:
+        nets = [m for m in model.modules() if isinstance(m, BayesianNet)] if isinstance(model, nn.Module) else []
+        if len(nets) != 1:
+            net = "a net needs a posterior first, bp.BayesianNet(net, rules), and bp.classify or bp.regress"
+            own = "a model that is a function needs its guide, fit(model, bnet.guide, data)"
+            raise ValueError(
+                f"fit finds no posterior in {type(model).__name__}: {net if isinstance(model, nn.Module) else own}"
+            )
+        guide = nets[0].guide
+    return model, guide, loader

@@ -23,6 +23,7 @@ from bayesprune.fitting.batches import (
     check_loader,
     check_size,
     count_batches,
+    count_data,
     count_examples,
     pair,
     usual,
@@ -36,6 +37,7 @@ from bayesprune.fitting.generators import generators_of, give_way
 from bayesprune.fitting.history import Epoch, History
 from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear, parameter_groups
 from bayesprune.fitting.snapshot import misfits, optimizer_state, random_states, set_optimizer_state, set_random_states
+from bayesprune.fitting.supervised import SupervisedModel
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.pruning.callback import Callback, Run
 
@@ -114,6 +116,8 @@ class Loop:
         check_loader(loader)
         self.settings, self.prune, self.history = settings, prune, History()
         self.callbacks = [*([] if prune is None else [prune]), *callbacks]
+        if isinstance(model, SupervisedModel):
+            model.speak()
         self.elbo = MeanFieldELBO()
         bound: nn.Module = self.elbo(model, guide)
         self.bnet = _bayesian_net(bound, guide)
@@ -130,8 +134,7 @@ class Loop:
         self.progress = Run(self.bnet, optimizer, steps=settings.epochs * self.batches)
         self.schedule = LambdaLR(optimizer, lambda step: settings.factor(min(step / self.progress.steps, 1.0)))
         self.bound, self.optimizer = self.accelerator.prepare(bound, optimizer)
-        self.size: int | None = getattr(model, "size", None)
-        check_size(loader, self.size)
+        self.size = _size(model, self.bnet, loader)
         self.sums = torch.zeros(3, dtype=torch.float64, device="cpu")  # of an epoch: NLL, KL and how many
 
     def run(self, checkpoint: Path | None, show: Callable[[History], None]) -> History:
@@ -311,6 +314,16 @@ def _bayesian_net(bound: nn.Module, guide: Any) -> BayesianNet:
             f"fit needs a model and guide over one BayesianNet, found {len(nets)}; pass bnet.guide as the guide"
         )
     return nets.pop()
+
+
+def _size(model: Any, bnet: BayesianNet, loader: Any) -> int | None:
+    """How many examples a model takes the data set to have: as it was told, or else counted and told to it."""
+    if isinstance(model, SupervisedModel) and model.counts:
+        model.size = count_data(bnet, loader)
+    size: int | None = getattr(model, "size", None)
+    if size is not None:
+        check_size(loader, size)
+    return size
 
 
 def _kept(bnet: BayesianNet) -> float:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ from bayesprune.draws.gaussian import plain
 from bayesprune.evaluation.prediction import Draw, each_draw, evaluating, known_observation
 from bayesprune.evaluation.scoring import double
 from bayesprune.fitting.generators import seeded
+from bayesprune.fitting.given import batches_of, net_of
 from bayesprune.fitting.history import History
+from bayesprune.fitting.supervised import SupervisedModel
 from bayesprune.inspection.cross_validation import ARVIZ_0, log_density, no_correction
 from bayesprune.inspection.entries import Entries, chosen, numpy_of, numpy_type
 from bayesprune.inspection.targets import targets_of
@@ -47,8 +49,8 @@ class LeftOutWarning(UserWarning):
 
 @torch.no_grad()
 def to_inference_data(
-    bnet: BayesianNet,
-    loader: Iterable[Any],
+    bnet: BayesianNet | SupervisedModel,
+    loader: Any,
     *,
     draws: int = 100,
     masks: Mapping[str, Tensor] | None = None,
@@ -65,9 +67,9 @@ def to_inference_data(
 
     Args:
         bnet: the net with its posterior; :func:`bayesprune.classify` or :func:`~bayesprune.regress` has said what its
-            output means.
+            output means. Or the model that these gave.
         loader: batches ``(x, y)``, dicts with labels, or ``x`` alone; read once a draw, so its order must not change
-            (no shuffling). For leave-one-out scores it is the training set, all of it.
+            (no shuffling). Or a ``Dataset``, or one batch. For leave-one-out scores it is the training set, all of it.
         draws: how many draws of the weights.
         masks: weight name → bool; what they drop is 0 in every draw.
         weights: which to keep draws of: globs over weight names, or a mapping from a glob to what of the weight to
@@ -91,6 +93,7 @@ def to_inference_data(
         draws no ``y``.
 
     Raises:
+        TypeError: no net with a posterior, or no data.
         ValueError: no observation model yet, draws < 1, a bound too small for the log-likelihood, unknown weights,
             masks or class names that do not fit, no data, or a loader whose order changes.
 
@@ -109,6 +112,7 @@ def to_inference_data(
         raise ValueError(f"draws is an integer ≥ 1, got {draws!r}")
     if not memory_mb > 0:
         raise ValueError(f"memory_mb is a bound in units of 10⁶ bytes, above 0, got {memory_mb!r}")
+    bnet, loader = net_of(bnet), batches_of(loader)
     observation, masks = known_observation(bnet), masks or {}
     check_masks(bnet, masks)
     entries = chosen(bnet, weights)
