@@ -38,7 +38,9 @@ def names() -> dict[str, list[str]]:
             rooms[node.module.split(".")[0]] += [alias.name for alias in node.names]
     for room in ("plots", "likelihoods"):
         tree = ast.parse((ROOT / f"bayesprune/{room}/__init__.py").read_text())
-        lists = [n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"]
+        lists = [
+            n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"
+        ]
         rooms[room] = [f"{room}.{name}" for name in ast.literal_eval(lists[0])]
     return rooms
 
@@ -48,7 +50,9 @@ def reference(room: str, found: list[str]) -> str:
 
 
 def overview(rooms: dict[str, list[str]]) -> str:
-    lines = [f"- [{title}]({room}.md): " + ", ".join(f"`bp.{n}`" for n in rooms[room]) for room, title in _ROOMS.items()]
+    lines = [
+        f"- [{title}]({room}.md): " + ", ".join(f"`bp.{n}`" for n in rooms[room]) for room, title in _ROOMS.items()
+    ]
     return "# Reference\n\nThe names of `import bayesprune as bp`, room by room.\n\n" + "\n".join(lines) + "\n"
 
 
@@ -71,7 +75,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     if page.file.src_uri.startswith(("reference/", "notebooks/")):
         return markdown
     if page.file.src_uri == "index.md":
-        readme = turned((ROOT / "README.md").read_text(), Path("."), files, config.repo_url)
+        readme = turned((ROOT / "README.md").read_text(), Path(), files, config.repo_url)
         return readme + "\n" + turned(markdown.replace("# The pages", "## The pages"), at, files, config.repo_url)
     return turned(markdown, at, files, config.repo_url)
 
