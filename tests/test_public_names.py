@@ -27,6 +27,7 @@ NAMES = [
     "Curve",
     "Dense",
     "Deterministic",
+    "ELBO",
     "EmptyLayerWarning",
     "Epoch",
     "FileError",
