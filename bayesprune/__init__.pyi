@@ -55,6 +55,8 @@ from .reporting import Curve as Curve
 from .reporting import Report as Report
 from .reporting import report as report
 from .reporting import sweep as sweep
+from .runs import Sparsified as Sparsified
+from .runs import sparsify as sparsify
 from .sparse import BSR as BSR
 from .sparse import CSR as CSR
 from .sparse import Codebook as Codebook
