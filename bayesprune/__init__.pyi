@@ -5,6 +5,7 @@ from . import likelihoods as likelihoods
 from . import plots as plots
 from .evaluation import Prediction as Prediction
 from .evaluation import predict as predict
+from .fitting import ELBO as ELBO
 from .fitting import Epoch as Epoch
 from .fitting import History as History
 from .fitting import classify as classify
@@ -54,6 +55,8 @@ from .reporting import Curve as Curve
 from .reporting import Report as Report
 from .reporting import report as report
 from .reporting import sweep as sweep
+from .runs import Sparsified as Sparsified
+from .runs import sparsify as sparsify
 from .sparse import BSR as BSR
 from .sparse import CSR as CSR
 from .sparse import Codebook as Codebook

@@ -2,6 +2,7 @@
 
 from .devices import check_device as check_device
 from .door import fit as fit
+from .elbo import ELBO as ELBO
 from .elbo import MeanFieldELBO as MeanFieldELBO
 from .history import Epoch as Epoch
 from .history import History as History

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bayesprune._turns import turns
 from bayesprune.fitting.generators import seeded
-from bayesprune.fitting.given import batches_of
+from bayesprune.fitting.given import batches_of, net_under
 from bayesprune.fitting.history import History
 from bayesprune.fitting.loop import Loop, Settings
 from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear
@@ -116,13 +115,4 @@ def _taken_apart(model: Any, guide: Any, loader: Any) -> tuple[Any, Any, Any]:
                 "bp.regress(bnet) for real numbers, or bp.supervise(bnet, None, likelihood) for other targets"
             )
         model = SupervisedModel(model, model.observation)
-    if guide is None:
-        nets = [m for m in model.modules() if isinstance(m, BayesianNet)] if isinstance(model, nn.Module) else []
-        if len(nets) != 1:
-            net = "a net needs a posterior first, bp.BayesianNet(net, rules), and bp.classify or bp.regress"
-            own = "a model that is a function needs its guide, fit(model, bnet.guide, data)"
-            raise ValueError(
-                f"fit finds no posterior in {type(model).__name__}: {net if isinstance(model, nn.Module) else own}"
-            )
-        guide = nets[0].guide
-    return model, guide, loader
+    return model, net_under(model).guide if guide is None else guide, loader

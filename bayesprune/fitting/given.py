@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset as Tensors
 from bayesprune.fitting.supervised import SupervisedModel
 from bayesprune.network.bayesian_net import BayesianNet
 
-__all__ = ["batches_of", "loader_of", "net_of"]
+__all__ = ["batches_of", "loader_of", "net_of", "net_under"]
 
 
 def net_of(given: Any) -> BayesianNet:
@@ -27,6 +27,28 @@ def net_of(given: Any) -> BayesianNet:
         return given
     made = 'bp.BayesianNet(net, {"*.weight": bp.SparseVD()}) makes one of a net'
     raise TypeError(f"expected a BayesianNet, got {type(given).__name__}: {made}, and bp.fit fits it")
+
+
+def net_under(model: Any, guide: Any = None) -> BayesianNet:
+    """The one net with a posterior over which a model and its guide stand; the guide may be left out.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    nets = {m for part in (model, guide) if isinstance(part, nn.Module) for m in part.modules()}
+    nets = {m for m in nets if isinstance(m, BayesianNet)} | {
+        owner for owner in [getattr(guide, "__self__", None)] if isinstance(owner, BayesianNet)
+    }
+    if len(nets) == 1:
+        return nets.pop()
+    if guide is not None:
+        raise ValueError(
+            f"fit needs a model and guide over one BayesianNet, found {len(nets)}; pass bnet.guide as the guide"
+        )
+    net = "a net needs a posterior first, bp.BayesianNet(net, rules), and bp.classify or bp.regress"
+    own = "a model that is a function needs its guide, bnet.guide, before the data"
+    found = f"found {len(nets) or 'no'} BayesianNet in {type(model).__name__}"
+    raise ValueError(f"{found}: {net if isinstance(model, nn.Module) else own}")
 
 
 def batches_of(data: Any, *, scored: bool = False, batch_size: int = 256, shuffle: bool = False) -> Iterable[Any]:

@@ -30,12 +30,13 @@ from bayesprune.fitting.batches import (
 )
 from bayesprune.fitting.checkpoints import Checkpoints
 from bayesprune.fitting.devices import place
-from bayesprune.fitting.elbo import MeanFieldELBO
+from bayesprune.fitting.elbo import MeanFieldELBO, ramp
 from bayesprune.fitting.fingerprint import data_fingerprint, net_fingerprint, said
 from bayesprune.fitting.finite import first_not_finite, gradients, total
 from bayesprune.fitting.generators import generators_of, give_way
+from bayesprune.fitting.given import net_under
 from bayesprune.fitting.history import Epoch, History
-from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear, parameter_groups
+from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear
 from bayesprune.fitting.snapshot import misfits, optimizer_state, random_states, set_optimizer_state, set_random_states
 from bayesprune.fitting.supervised import SupervisedModel
 from bayesprune.network.bayesian_net import BayesianNet
@@ -87,7 +88,7 @@ class Settings:
     def kl_weight(self, epoch: float) -> float:
         """The factor on the KL when ``epoch`` epochs are done: linear from 1e-3 to 1 over the warm-up."""
         warmup = 0.4 * self.epochs if self.warmup is None else self.warmup
-        return 1.0 if warmup == 0 else min(1.0, max(1e-3, epoch / warmup))
+        return ramp(epoch, warmup)
 
 
 class Loop:
@@ -120,7 +121,9 @@ class Loop:
             model.speak()
         self.elbo = MeanFieldELBO()
         bound: nn.Module = self.elbo(model, guide)
-        self.bnet = _bayesian_net(bound, guide)
+        self.bnet = net_under(model, guide)
+        if self.bnet not in bound.modules():
+            bound.bnet = self.bnet  # the model is a plain function: its parameters are found through the guide
         self.accelerator = Accelerator(device_placement=False)
         many = self.accelerator.num_processes > 1
         self.device = self.accelerator.device if many else place(settings.device, self.bnet)
@@ -130,7 +133,7 @@ class Loop:
             bound.forward = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)(bound.forward)
         self.loader = self.accelerator.prepare(loader) if isinstance(loader, DataLoader) and many else loader
         self.batches = count_batches(self.loader)
-        optimizer = settings.optimizer(parameter_groups(bound, self.bnet, settings.lr))
+        optimizer = settings.optimizer(self.bnet.parameter_groups(settings.lr, bound))
         self.progress = Run(self.bnet, optimizer, steps=settings.epochs * self.batches)
         self.schedule = LambdaLR(optimizer, lambda step: settings.factor(min(step / self.progress.steps, 1.0)))
         self.bound, self.optimizer = self.accelerator.prepare(bound, optimizer)
@@ -300,20 +303,6 @@ class Loop:
     def _tell(self, hook: str) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self.progress)
-
-
-def _bayesian_net(bound: nn.Module, guide: Any) -> BayesianNet:
-    nets = {m for m in bound.modules() if isinstance(m, BayesianNet)}
-    owner = getattr(guide, "__self__", None)
-    if isinstance(owner, BayesianNet):
-        if not nets:
-            bound.bnet = owner  # the model is a plain function: its parameters are found through the guide
-        nets.add(owner)
-    if len(nets) != 1:
-        raise ValueError(
-            f"fit needs a model and guide over one BayesianNet, found {len(nets)}; pass bnet.guide as the guide"
-        )
-    return nets.pop()
 
 
 def _size(model: Any, bnet: BayesianNet, loader: Any) -> int | None:

@@ -195,6 +195,34 @@ class BayesianNet(nn.Module):
         for posterior in self.posteriors.values():
             posterior.guide()
 
+    def parameter_groups(self, lr: float, module: nn.Module | None = None) -> list[dict[str, Any]]:
+        """What requires a gradient, as groups for a torch optimiser, one for each learning rate: ``lr`` times the
+        posterior's own factor, as :func:`bayesprune.fit` takes them.
+
+        Args:
+            lr: the learning rate of weights.
+            module: one around this net, whose parameters are meant too; by default this net alone.
+
+        Raises:
+            ValueError: nothing requires a gradient.
+
+        >>> from bayesprune.methods import SparseVD
+        >>> bnet = BayesianNet(nn.Linear(4, 3), {"weight": SparseVD()})
+        >>> optimizer = torch.optim.Adam(bnet.parameter_groups(1e-3))
+        """
+        factors = {
+            id(parameter): posterior.lr_multipliers.get(leaf, 1.0)
+            for posterior in self.posteriors.values()
+            for leaf, parameter in posterior.named_parameters()
+        }
+        by_factor: dict[float, list[nn.Parameter]] = {}
+        for parameter in (self if module is None else module).parameters():
+            if parameter.requires_grad:
+                by_factor.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+        if not by_factor:
+            raise ValueError("nothing to fit: the model has no parameter that requires a gradient")
+        return [{"params": parameters, "lr": lr * factor} for factor, parameters in by_factor.items()]
+
     @in_turn
     def run(self, values: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         """Run the net on ``values`` (parameter or buffer name → tensor), in this module's mode."""

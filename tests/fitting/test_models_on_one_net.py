@@ -139,9 +139,9 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a net without a posterior": (
         lambda: fit(nn.Linear(4, 3), DATA),
         ValueError,
-        "no posterior in Linear: a net needs",
+        "no BayesianNet in Linear: a net needs",
     ),
-    "a function without its guide": (lambda: fit(lambda x, y: 0, DATA), ValueError, r"fit\(model, bnet\.guide, data\)"),
+    "a function without its guide": (lambda: fit(lambda x, y: 0, DATA), ValueError, r"needs its guide, bnet\.guide"),
     "no data": (lambda: fit(bp.classify(new())), TypeError, "expected data, got NoneType"),
     "a guide and no data": (
         lambda: fit(bp.classify(bnet := new()), bnet.guide),
