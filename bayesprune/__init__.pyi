@@ -44,11 +44,13 @@ from .pruning import BudgetWarning as BudgetWarning
 from .pruning import Callback as Callback
 from .pruning import Cubic as Cubic
 from .pruning import EmptyLayerWarning as EmptyLayerWarning
+from .pruning import Pruned as Pruned
 from .pruning import Run as Run
 from .pruning import bit_widths as bit_widths
 from .pruning import lamp as lamp
 from .pruning import magnitude as magnitude
 from .pruning import masks as masks
+from .pruning import prune as prune
 from .pruning import random as random
 from .pruning import snr as snr
 from .reporting import Curve as Curve

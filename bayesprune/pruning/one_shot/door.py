@@ -1,0 +1,165 @@
+"""``bp.prune``: a trained net, a few batches, a budget; no training."""
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from math import ceil, log
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bayesprune.layout import layout_of
+from bayesprune.likelihoods import Categorical, Likelihood, Normal
+from bayesprune.likelihoods.batch import call, count_examples, parted
+from bayesprune.methods import Deterministic
+from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.patterns import Pattern, Unstructured
+from bayesprune.pruning.masking import Scope, check_keep, select
+from bayesprune.pruning.one_shot.conditioning import condition_weight
+from bayesprune.pruning.one_shot.factors import Factors, factors_of
+from bayesprune.pruning.one_shot.laplace import laplace_of
+
+__all__ = ["Pruned", "prune"]
+
+
+class Pruned(NamedTuple):
+    """What :func:`prune` gives: ``means, masks``, as :func:`bayesprune.export` and ``compact`` take them.
+
+    Attributes:
+        means: every parameter and buffer by its name; pruned entries are 0.
+        masks: weight name → bool of the weight's shape.
+    """
+
+    means: dict[str, Tensor]
+    masks: dict[str, Tensor]
+
+
+@torch.no_grad()
+def prune(
+    net: nn.Module,
+    loader: Iterable[Any],
+    *,
+    keep: float,
+    rules: Mapping[str, Pattern | None] | None = None,
+    likelihood: Likelihood | None = None,
+    scope: Scope = "global",
+    shots: int | None = None,
+    examples: int = 4096,
+    size: int | None = None,
+    seed: int | None = 0,
+) -> Pruned:
+    """Prune a trained net by its Laplace posterior, without any training.
+
+    The posterior of each weight with Kronecker factors, N(W, (n G ⊗ A + λ)⁻¹), comes from one pass over some examples,
+    λ from the evidence. Groups go by their SNR under it, w_gᵀ Σ_gg⁻¹ w_g: optimal brain surgery's saliency. What stays
+    is then set to its mean given that what went is 0: layer by layer, the least-squares fit to the dense net's results
+    from the inputs that the layer gets in the net pruned so far. In several shots, with factors anew in each.
+
+    Args:
+        net: a trained net. It is not changed.
+        loader: batches ``(x, y)``; the first ``examples`` are read. Targets tell classes from numbers.
+        keep: the fraction of the entries of all matched weights to keep, in (0, 1].
+        rules: glob over parameter names → pattern, or ``None`` for what is left alone; the first match wins. By default
+            single entries of every linear and convolution layer, but for weights that are tied to an embedding.
+        likelihood: how targets are distributed given the output; by default classes where the targets are integers,
+            else normal with the net's own residuals as noise.
+        scope: whether ``keep`` is one budget for all weights together or one for each.
+        shots: in how many steps; by default so many that each keeps at least 0.7 of what was left.
+        examples: how many calibration examples at most.
+        size: how many examples the net was trained on, n; by default those of the loader's data set. It weighs the data
+            against the prior.
+        seed: fixes the labels that are drawn where the net has many outputs.
+
+    Raises:
+        ValueError: a budget out of range, no batches, a rule that matches nothing, a weight that the forward never uses
+            or reads in a way that cannot be followed (it is named), or activations that are not finite.
+
+    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> x = torch.randn(256, 16)
+    >>> net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3))
+    >>> loader = DataLoader(TensorDataset(x, net(x).argmax(-1)), batch_size=64)
+    >>> means, masks = prune(net, loader, keep=0.5)
+    >>> sum(int(m.sum()) for m in masks.values())
+    304
+    """
+    check_keep(keep, scope)
+    if shots is not None and (not isinstance(shots, int) or shots < 1):
+        raise ValueError(f"shots is an integer ≥ 1, got {shots!r}")
+    rules = _default_rules(net) if rules is None else {name: p for name, p in rules.items() if p is not None}
+    bnet = BayesianNet(net, {name: Deterministic(pattern) for name, pattern in rules.items()}).eval()
+    batches = _calibration(loader, examples)
+    likelihood = _likelihood(bnet, batches) if likelihood is None else likelihood
+    count = sum(count_examples(x, y) for x, y in batches)
+    size = size or max(count, len(getattr(loader, "dataset", ())) or count)
+    shots = shots or max(1, ceil(log(keep) / log(0.7)))
+    dense = bnet.means()
+    values = dict(dense)
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        for shot in range(1, shots + 1):
+            factors = factors_of(bnet, values, batches, likelihood)
+            posteriors = {n: laplace_of(values[n], p.layout, factors[n], size) for n, p in bnet.posteriors.items()}
+            scores = {n: posteriors[n].snr_squared(p.pattern, p.layout).sqrt() for n, p in bnet.posteriors.items()}
+            kept = select(bnet, scores, keep ** (shot / shots), scope)
+            for name, posterior in bnet.posteriors.items():
+                posterior.prune(kept[name])
+            for name in factors:  # in the order of their use: each sees what those before it give now
+                damping = _damping(factors[name], posteriors[name].prior_precision, size)
+                values.update(condition_weight(bnet, name, values, dense, batches, damping))
+    return Pruned(values, {name: p.entries().clone() for name, p in bnet.posteriors.items()})
+
+
+def _damping(factors: Factors, prior_precision: float, size: int) -> float:
+    """The prior's precision in units of Σ x xᵀ: over the mean curvature of the outputs."""
+    outputs = float(factors.outputs.diagonal(dim1=-2, dim2=-1).mean())
+    return prior_precision * factors.rows * factors.examples / (size * max(outputs, 1e-30))
+
+
+def _calibration(loader: Iterable[Any], examples: int) -> list[tuple[Any, Any]]:
+    """The first batches of a loader that hold ``examples``, as (inputs, targets)."""
+    found, count = [], 0
+    for batch in islice(loader, examples):
+        x, y = parted(batch)
+        found.append((x, y))
+        count += count_examples(x, y)
+        if count >= examples:
+            break
+    if not found:
+        raise ValueError("the loader holds no batches")
+    return found
+
+
+def _likelihood(bnet: BayesianNet, batches: list[tuple[Any, Any]]) -> Likelihood:
+    """Classes, or numbers with the net's own residuals as noise: as the targets are."""
+    y = batches[0][1]
+    if not (isinstance(y, Tensor) and y.is_floating_point()):
+        return Categorical()
+    unit = Normal(1.0)
+    squares = []
+    for x, y in batches:
+        output = unit.take(_output(bnet, x))
+        squares.append((output - unit.check(output, y)).square().flatten())
+    return Normal(max(float(torch.cat(squares).mean()) ** 0.5, 1e-6))
+
+
+def _output(bnet: BayesianNet, x: Any) -> Any:
+    return call(lambda *a, **k: bnet.run(bnet.means(), *a, **k), x)
+
+
+def _default_rules(net: nn.Module) -> dict[str, Pattern]:
+    """Single entries of every weight of a linear or convolution layer that is not shared."""
+    owners: dict[int, int] = {}
+    for _, parameter in net.named_parameters(remove_duplicate=False):
+        owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    found: dict[str, Pattern] = {}
+    for name, parameter in net.named_parameters():
+        owner = net.get_submodule(name.rpartition(".")[0])
+        layer = isinstance(owner, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention))
+        layer = layer or (type(owner).__name__ == "Conv1D" and hasattr(owner, "nf"))
+        whole = parameter.dim() > 1 and parameter.requires_grad and owners[id(parameter)] == 1
+        if layer and whole and not layout_of(net, name).kernel[3:]:
+            found[name] = Unstructured()
+    if not found:
+        raise ValueError("the net has no linear or convolution layer to prune: name weights with rules=")
+    return found
