@@ -33,6 +33,8 @@ from .methods import SpikeSlab as SpikeSlab
 from .methods import StructuredDropout as StructuredDropout
 from .methods import TwoScales as TwoScales
 from .network import BayesianNet as BayesianNet
+from .one_shot import Pruned as Pruned
+from .one_shot import prune as prune
 from .patterns import NM as NM
 from .patterns import Block as Block
 from .patterns import Channel as Channel
@@ -44,13 +46,11 @@ from .pruning import BudgetWarning as BudgetWarning
 from .pruning import Callback as Callback
 from .pruning import Cubic as Cubic
 from .pruning import EmptyLayerWarning as EmptyLayerWarning
-from .pruning import Pruned as Pruned
 from .pruning import Run as Run
 from .pruning import bit_widths as bit_widths
 from .pruning import lamp as lamp
 from .pruning import magnitude as magnitude
 from .pruning import masks as masks
-from .pruning import prune as prune
 from .pruning import random as random
 from .pruning import snr as snr
 from .reporting import Curve as Curve

@@ -10,8 +10,6 @@ from .masking import check_keep as check_keep
 from .masking import check_masks as check_masks
 from .masking import masks as masks
 from .masking import select as select
-from .one_shot.door import Pruned as Pruned
-from .one_shot.door import prune as prune
 from .saliency import Saliency as Saliency
 from .saliency import lamp as lamp
 from .saliency import magnitude as magnitude

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 _LINK = re.compile(r"(\]\()(?!https?://|#)([^)#\s]+)")
 _AS_THEY_ARE = ("CONTRIBUTING.md", "CHANGELOG.md")
 _ROOMS = {
+    "runs": "In one call",
+    "one_shot": "Without training",
     "network": "A net with a posterior",
     "methods": "Methods",
     "patterns": "Patterns",

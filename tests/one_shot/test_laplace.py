@@ -11,10 +11,10 @@ from bayesprune.layout import Layout
 from bayesprune.likelihoods import Categorical, Normal
 from bayesprune.methods import Deterministic
 from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.one_shot.conditioning import condition_weight, solve_rows
+from bayesprune.one_shot.factors import Factors, factors_of
+from bayesprune.one_shot.laplace import laplace_of
 from bayesprune.patterns import NM, Block, Channel, Heads, Pattern, Unstructured
-from bayesprune.pruning.one_shot.conditioning import condition_weight, solve_rows
-from bayesprune.pruning.one_shot.factors import Factors, factors_of
-from bayesprune.pruning.one_shot.laplace import laplace_of
 
 NOISE, PRIOR = 0.7, 3.0
 PATTERNS = [Unstructured(), Block(2, 3), Block(3, 1), Block(4, 4), Channel(0), Channel(1), Heads(2), NM(2, 4)]

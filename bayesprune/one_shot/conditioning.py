@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bayesprune.network.bayesian_net import BayesianNet
-from bayesprune.pruning.one_shot.factors import watch
+from bayesprune.one_shot.factors import watch
 
 __all__ = ["condition_weight", "solve_rows"]
 

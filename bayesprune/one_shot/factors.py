@@ -17,7 +17,7 @@ from bayesprune.layout import Layout
 from bayesprune.likelihoods import Categorical, Likelihood, Normal
 from bayesprune.likelihoods.batch import call
 from bayesprune.network.bayesian_net import BayesianNet
-from bayesprune.pruning.one_shot.products import Products, rows_out
+from bayesprune.one_shot.products import Products, rows_out
 
 __all__ = ["Factors", "Seen", "factors_of", "watch"]
 

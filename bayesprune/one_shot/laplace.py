@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from bayesprune.layout import Layout
+from bayesprune.one_shot.factors import Factors
 from bayesprune.patterns import Pattern
-from bayesprune.pruning.one_shot.factors import Factors
 
 __all__ = ["Laplace", "laplace_of"]
 

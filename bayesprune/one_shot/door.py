@@ -1,23 +1,24 @@
 """``bp.prune``: a trained net, a few batches, a budget; no training."""
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from math import ceil, log
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from bayesprune.fitting.given import batches_of
 from bayesprune.layout import layout_of
 from bayesprune.likelihoods import Categorical, Likelihood, Normal
 from bayesprune.likelihoods.batch import call, count_examples, parted
+from bayesprune.likelihoods.guessed import guessed
 from bayesprune.methods import Deterministic
 from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.one_shot.conditioning import condition_weight
+from bayesprune.one_shot.factors import Factors, factors_of
+from bayesprune.one_shot.laplace import laplace_of
 from bayesprune.patterns import Pattern, Unstructured
 from bayesprune.pruning.masking import Scope, check_keep, select
-from bayesprune.pruning.one_shot.conditioning import condition_weight
-from bayesprune.pruning.one_shot.factors import Factors, factors_of
-from bayesprune.pruning.one_shot.laplace import laplace_of
 
 __all__ = ["Pruned", "prune"]
 
@@ -57,12 +58,13 @@ def prune(
 
     Args:
         net: a trained net. It is not changed.
-        loader: batches ``(x, y)``; the first ``examples`` are read. Targets tell classes from numbers.
+        loader: batches ``(x, y)``, a data set, or one batch; the first ``examples`` are read. Of targets only the kind
+            matters, for labels are the net's own.
         keep: the fraction of the entries of all matched weights to keep, in (0, 1].
         rules: glob over parameter names → pattern, or ``None`` for what is left alone; the first match wins. By default
             single entries of every linear and convolution layer, but for weights that are tied to an embedding.
-        likelihood: how targets are distributed given the output; by default classes where the targets are integers,
-            else normal with the net's own residuals as noise.
+        likelihood: how targets are distributed given the output; by default what the targets suggest, of numbers with
+            the net's own residuals as noise, and classes where there are no targets.
         scope: whether ``keep`` is one budget for all weights together or one for each.
         shots: in how many steps; by default so many that each keeps at least 0.7 of what was left.
         examples: how many calibration examples at most.
@@ -116,10 +118,10 @@ def _damping(factors: Factors, prior_precision: float, size: int) -> float:
     return prior_precision * factors.rows * factors.examples / (size * max(outputs, 1e-30))
 
 
-def _calibration(loader: Iterable[Any], examples: int) -> list[tuple[Any, Any]]:
-    """The first batches of a loader that hold ``examples``, as (inputs, targets)."""
+def _calibration(data: Any, examples: int) -> list[tuple[Any, Any]]:
+    """The first batches that hold ``examples``, as (inputs, targets)."""
     found, count = [], 0
-    for batch in islice(loader, examples):
+    for batch in batches_of(data):
         x, y = parted(batch)
         found.append((x, y))
         count += count_examples(x, y)
@@ -131,15 +133,17 @@ def _calibration(loader: Iterable[Any], examples: int) -> list[tuple[Any, Any]]:
 
 
 def _likelihood(bnet: BayesianNet, batches: list[tuple[Any, Any]]) -> Likelihood:
-    """Classes, or numbers with the net's own residuals as noise: as the targets are."""
-    y = batches[0][1]
-    if not (isinstance(y, Tensor) and y.is_floating_point()):
+    """What the targets suggest; of numbers, with the net's own residuals as noise. Classes, where there are none."""
+    x, y = batches[0]
+    if y is None:
         return Categorical()
-    unit = Normal(1.0)
+    found, _ = guessed(_output(bnet, x), y)
+    if not isinstance(found, Normal):
+        return found
     squares = []
     for x, y in batches:
-        output = unit.take(_output(bnet, x))
-        squares.append((output - unit.check(output, y)).square().flatten())
+        output = found.take(_output(bnet, x))
+        squares.append((output - found.check(output, y)).square().flatten())
     return Normal(max(float(torch.cat(squares).mean()) ** 0.5, 1e-6))
 
 
