@@ -13,7 +13,7 @@ from bayesprune.fitting.given import batches_of, net_under
 from bayesprune.fitting.history import History
 from bayesprune.fitting.loop import Loop, Settings
 from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear
-from bayesprune.fitting.progress import progress_bar
+from bayesprune.fitting.progress import shown
 from bayesprune.fitting.supervised import SupervisedModel
 from bayesprune.fitting.tracking import tracked_by
 from bayesprune.network.bayesian_net import BayesianNet
@@ -67,8 +67,8 @@ def fit(
             ``torch.autocast`` around the call says, else ``"no"``.
         checkpoint: a folder in which a folder of ours holds the state after each of the last two epochs; a run that
             finds its own there resumes from it. No code in it is run, and the user's files in it are left alone.
-        progress: whether to show a bar on stderr; by default if that is a terminal, or a notebook with
-            ipywidgets.
+        progress: whether to show on stderr how it goes; by default it is. On a terminal, or in a notebook with
+            ipywidgets, that is a bar with the time that is left, elsewhere a line an epoch.
         val: data to validate on after each epoch, as ``loader``: the history then has ``val_nll`` and ``val_error``,
             and :class:`bayesprune.EarlyStopping` can go by them. It changes nothing in what is fitted.
         log_with: where each epoch's figures are logged, by name or several: ``"tensorboard"``, ``"wandb"``,
@@ -104,8 +104,9 @@ def fit(
         batches = batches_of(loader, scored=True, batch_size=64, shuffle=True)
         held_out = None if val is None else batches_of(val, scored=True)
         loop = Loop(model, guide, batches, settings, prune, callbacks, held_out, tracked_by(log_with, log_dir))
-    with seeded(seed), progress_bar(progress, epochs) as show:
-        return loop.run(None if checkpoint is None else Path(checkpoint), show)
+    with seeded(seed), shown(progress) as showing:
+        loop.callbacks += showing
+        return loop.run(None if checkpoint is None else Path(checkpoint))
 
 
 def _check_callback(callback: Any, where: str) -> None:

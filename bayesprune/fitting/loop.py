@@ -147,8 +147,8 @@ class Loop:
         self.size = _size(model, self.bnet, loader)
         self.sums = torch.zeros(3, dtype=torch.float64, device="cpu")  # of an epoch: NLL, KL and how many
 
-    def run(self, checkpoint: Path | None, show: Callable[[History], None]) -> History:
-        """Fit, from the checkpoint if there is one; ``show`` is told the history after each epoch.
+    def run(self, checkpoint: Path | None = None) -> History:
+        """Fit, from the checkpoint if there is one.
 
         Raises:
             ValueError: another thread is fitting this net.
@@ -157,16 +157,15 @@ class Loop:
         if before != get_ident():
             raise ValueError("this net is being fitted in another thread: give each thread a BayesianNet of its own")
         try:
-            return self._run(checkpoint, show)
+            return self._run(checkpoint)
         finally:
             _UNDER_WAY.pop(self.bnet, None)
 
-    def _run(self, checkpoint: Path | None, show: Callable[[History], None]) -> History:
+    def _run(self, checkpoint: Path | None) -> History:
         self.bound.train()
         kept = None if checkpoint is None else self._checkpoints(checkpoint)
         if kept is not None:
             self._resume(kept)
-            show(self.history)
         done = len(self.history.epochs)
         if done >= self.settings.epochs or self.history.stopped:
             return self.history
@@ -176,7 +175,6 @@ class Loop:
             self._tell("on_start")
             for epoch in range(done, self.settings.epochs):
                 self.epoch(epoch, first=epoch == done)
-                show(self.history)
                 if kept is not None:
                     self.save(kept)
                 if self.history.stopped:
