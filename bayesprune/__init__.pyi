@@ -6,6 +6,7 @@ from . import plots as plots
 from .evaluation import Prediction as Prediction
 from .evaluation import predict as predict
 from .fitting import ELBO as ELBO
+from .fitting import EarlyStopping as EarlyStopping
 from .fitting import Epoch as Epoch
 from .fitting import History as History
 from .fitting import classify as classify

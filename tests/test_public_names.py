@@ -28,6 +28,7 @@ NAMES = [
     "Dense",
     "Deterministic",
     "ELBO",
+    "EarlyStopping",
     "EmptyLayerWarning",
     "Epoch",
     "FileError",

@@ -25,7 +25,7 @@ from bayesprune.pruning.masking import check_masks
 __all__ = ["Prediction", "predict"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The posterior predictive of a data set.
 
@@ -45,6 +45,12 @@ class Prediction:
     epistemic: Tensor
     aleatoric: Tensor
     targets: Tensor | None
+
+    def __repr__(self) -> str:
+        shapes = {name: None if value is None else tuple(value.shape) for name, value in vars(self).items()}
+        draws, *rest = shapes["draws"] or ()
+        targets = "with targets" if shapes["targets"] is not None else "no targets"
+        return f"Prediction({rest[0]} examples, {draws} draws: mean {shapes['mean']}, {targets})"
 
     def __getitem__(self, part: str) -> "Prediction":
         """Of several outputs, the prediction of one."""

@@ -10,3 +10,4 @@ from .supervised import SupervisedModel as SupervisedModel
 from .supervised import classify as classify
 from .supervised import regress as regress
 from .supervised import supervise as supervise
+from .validation import EarlyStopping as EarlyStopping

@@ -13,8 +13,9 @@ from bayesprune.fitting.given import batches_of, net_under
 from bayesprune.fitting.history import History
 from bayesprune.fitting.loop import Loop, Settings
 from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear
-from bayesprune.fitting.progress import progress_bar
+from bayesprune.fitting.progress import shown
 from bayesprune.fitting.supervised import SupervisedModel
+from bayesprune.fitting.tracking import tracked_by
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.pruning.callback import Callback
 
@@ -38,6 +39,9 @@ def fit(
     autocast: str | None = None,
     checkpoint: str | Path | None = None,
     progress: bool | None = None,
+    val: Any = None,
+    log_with: Any = None,
+    log_dir: str | Path = "runs",
     precision: str | None = None,
 ) -> History:
     """Maximise the evidence lower bound.
@@ -63,8 +67,13 @@ def fit(
             ``torch.autocast`` around the call says, else ``"no"``.
         checkpoint: a folder in which a folder of ours holds the state after each of the last two epochs; a run that
             finds its own there resumes from it. No code in it is run, and the user's files in it are left alone.
-        progress: whether to show a bar on stderr; by default if that is a terminal, or a notebook with
-            ipywidgets.
+        progress: whether to show on stderr how it goes; by default it is. On a terminal, or in a notebook with
+            ipywidgets, that is a bar with the time that is left, elsewhere a line an epoch.
+        val: data to validate on after each epoch, as ``loader``: the history then has ``val_nll`` and ``val_error``,
+            and :class:`bayesprune.EarlyStopping` can go by them. It changes nothing in what is fitted.
+        log_with: where each epoch's figures are logged, by name or several: ``"tensorboard"``, ``"wandb"``,
+            ``"mlflow"``, or another of Accelerate's trackers.
+        log_dir: the folder of trackers that write files.
         precision: the old name of ``autocast``.
 
     Threads take turns, one step at a time: a net that is predicted from meanwhile is as the last step left it, and with
@@ -93,9 +102,11 @@ def fit(
     settings = Settings(epochs, lr, optimizer or adam, decay, warmup, seed, device, autocast)
     with turns.taken():
         batches = batches_of(loader, scored=True, batch_size=64, shuffle=True)
-        loop = Loop(model, guide, batches, settings, prune, callbacks)
-    with seeded(seed), progress_bar(progress, epochs) as show:
-        return loop.run(None if checkpoint is None else Path(checkpoint), show)
+        held_out = None if val is None else batches_of(val, scored=True)
+        loop = Loop(model, guide, batches, settings, prune, callbacks, held_out, tracked_by(log_with, log_dir))
+    with seeded(seed), shown(progress) as showing:
+        loop.callbacks += showing
+        return loop.run(None if checkpoint is None else Path(checkpoint))
 
 
 def _check_callback(callback: Any, where: str) -> None:

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import get_ident
 from typing import Any
@@ -39,6 +39,8 @@ from bayesprune.fitting.history import Epoch, History
 from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear
 from bayesprune.fitting.snapshot import misfits, optimizer_state, random_states, set_optimizer_state, set_random_states
 from bayesprune.fitting.supervised import SupervisedModel
+from bayesprune.fitting.tracking import finish, note
+from bayesprune.fitting.validation import validate
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.pruning.callback import Callback, Run
 
@@ -99,6 +101,8 @@ class Loop:
         settings: what it is asked for.
         prune: the schedule, the first of the callbacks; a checkpoint knows it.
         callbacks: called in this order.
+        val: batches to validate on after each epoch.
+        trackers: what :func:`bayesprune.fitting.tracking.tracked_by` gave.
 
     Attributes:
         progress: what callbacks see.
@@ -113,6 +117,8 @@ class Loop:
         settings: Settings,
         prune: Callback | None = None,
         callbacks: Sequence[Callback] = (),
+        val: Iterable[Any] | None = None,
+        trackers: Mapping[str, Any] | None = None,
     ) -> None:
         check_loader(loader)
         self.settings, self.prune, self.history = settings, prune, History()
@@ -124,7 +130,8 @@ class Loop:
         self.bnet = net_under(model, guide)
         if self.bnet not in bound.modules():
             bound.bnet = self.bnet  # the model is a plain function: its parameters are found through the guide
-        self.accelerator = Accelerator(device_placement=False)
+        self.val, self.trackers = val, dict(trackers or {})
+        self.accelerator = Accelerator(device_placement=False, **self.trackers)
         many = self.accelerator.num_processes > 1
         self.device = self.accelerator.device if many else place(settings.device, self.bnet)
         bound.to(self.device)
@@ -134,14 +141,14 @@ class Loop:
         self.loader = self.accelerator.prepare(loader) if isinstance(loader, DataLoader) and many else loader
         self.batches = count_batches(self.loader)
         optimizer = settings.optimizer(self.bnet.parameter_groups(settings.lr, bound))
-        self.progress = Run(self.bnet, optimizer, steps=settings.epochs * self.batches)
+        self.progress = Run(self.bnet, optimizer, steps=settings.epochs * self.batches, history=self.history)
         self.schedule = LambdaLR(optimizer, lambda step: settings.factor(min(step / self.progress.steps, 1.0)))
         self.bound, self.optimizer = self.accelerator.prepare(bound, optimizer)
         self.size = _size(model, self.bnet, loader)
         self.sums = torch.zeros(3, dtype=torch.float64, device="cpu")  # of an epoch: NLL, KL and how many
 
-    def run(self, checkpoint: Path | None, show: Callable[[History], None]) -> History:
-        """Fit, from the checkpoint if there is one; ``show`` is told the history after each epoch.
+    def run(self, checkpoint: Path | None = None) -> History:
+        """Fit, from the checkpoint if there is one.
 
         Raises:
             ValueError: another thread is fitting this net.
@@ -150,36 +157,40 @@ class Loop:
         if before != get_ident():
             raise ValueError("this net is being fitted in another thread: give each thread a BayesianNet of its own")
         try:
-            return self._run(checkpoint, show)
+            return self._run(checkpoint)
         finally:
             _UNDER_WAY.pop(self.bnet, None)
 
-    def _run(self, checkpoint: Path | None, show: Callable[[History], None]) -> History:
+    def _run(self, checkpoint: Path | None) -> History:
         self.bound.train()
         kept = None if checkpoint is None else self._checkpoints(checkpoint)
         if kept is not None:
             self._resume(kept)
-            show(self.history)
         done = len(self.history.epochs)
-        if done >= self.settings.epochs:
+        if done >= self.settings.epochs or self.history.stopped:
             return self.history
         try:
+            if self.trackers:
+                self.accelerator.init_trackers("bayesprune", config=self._config())
             self._tell("on_start")
             for epoch in range(done, self.settings.epochs):
                 self.epoch(epoch, first=epoch == done)
-                show(self.history)
                 if kept is not None:
                     self.save(kept)
+                if self.history.stopped:
+                    break
         except KeyboardInterrupt:
             self.history.interrupted = True
             self._tell("on_end")
         finally:
+            finish(self.accelerator)
             self.optimizer.zero_grad()  # a gradient left behind would be added to whatever trains these parameters next
         return self.history
 
     def epoch(self, epoch: int, first: bool) -> None:
         """Run once through the data, and note it in the history; the inputs of the ``first`` are checked."""
-        started = time.perf_counter()
+        started, run = time.perf_counter(), self.progress
+        run.epoch = epoch + 1
         self.sums.zero_()
         for i, batch in enumerate(self.loader):
             x, y = pair(self.bnet, batch)
@@ -187,14 +198,22 @@ class Loop:
                 check_inputs(x, i)
             self.step(x, y, f"epoch {epoch + 1}, batch {i}")
             give_way()
+            if run.stopped:
+                break
+        nll, kl, _ = (self.sums / self.sums[2]).tolist()
+        held_out = {} if self.val is None else validate(self.bnet, self.val)
+        seconds = time.perf_counter() - started
+        found = Epoch(epoch + 1, nll, kl, self.elbo.kl_weight, _kept(self.bnet), seconds, **held_out)
+        self.history.epochs.append(found)
         self._tell("on_epoch")
-        if epoch + 1 == self.settings.epochs:
+        self.history.stopped = run.stopped
+        if epoch + 1 == self.settings.epochs or run.stopped:
             self._tell("on_end")
         self._check_parameters(epoch)
         self.bnet.epochs += 1
-        nll, kl, _ = (self.sums / self.sums[2]).tolist()
         seconds = time.perf_counter() - started
-        self.history.epochs.append(Epoch(epoch + 1, nll, kl, self.elbo.kl_weight, _kept(self.bnet), seconds))
+        self.history.epochs[-1] = found = replace(found, kept=_kept(self.bnet), seconds=seconds)  # callbacks may prune
+        note(self.accelerator, {**found.to_dict(), "lr": run.lr}, found.epoch)
 
     def step(self, x: Any, y: Any, where: str) -> None:
         """One step of the optimiser, and of the learning rate's schedule.
@@ -203,6 +222,7 @@ class Loop:
             FloatingPointError: the loss or a gradient is not finite; the parameters are those before.
         """
         elbo, run = self.elbo, self.progress
+        run.lr = self.settings.lr * self.settings.factor(min(run.step / run.steps, 1.0))
         elbo.kl_weight = self.settings.kl_weight(run.step / self.batches)
         self.optimizer.zero_grad()
         loss = self.bound(*tree_map(usual, send_to_device((x, y), self.device)))
@@ -214,6 +234,8 @@ class Loop:
         # one look at the device for all four
         seen = torch.stack([elbo.nll / n, elbo.kl, torch.ones_like(elbo.kl), norm]).double().cpu()
         self.sums += seen[:3]
+        run.nll, run.kl = seen[:2].tolist()
+        run.loss = run.nll + elbo.kl_weight * run.kl / n
         if not bool(torch.isfinite(self.sums[:2]).all()):
             raise FloatingPointError(
                 f"the loss is {float(loss.detach()):g} in {where}: lower lr={self.settings.lr:g}, or look at the data "
@@ -299,6 +321,11 @@ class Loop:
                 f"{name!r} is not finite after epoch {epoch + 1}, though its gradients are: lower "
                 f"lr={self.settings.lr:g}"
             )
+
+    def _config(self) -> dict[str, Any]:
+        """The settings that are numbers or words, for trackers."""
+        told = {**vars(self.settings), "prune": None if self.prune is None else said(self.prune), "size": self.size}
+        return {name: value for name, value in told.items() if isinstance(value, (bool, int, float, str))}
 
     def _tell(self, hook: str) -> None:
         for callback in self.callbacks:

@@ -108,6 +108,17 @@ class BayesianNet(nn.Module):
         self._padded = tuple(name for name, (_, posterior) in found.items() if posterior.fixed is not None)
         self._unpadded: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        rows = []
+        for name, p in self.posteriors.items():
+            kept = float(p.entries().float().mean())
+            shape = "×".join(map(str, p.layout.shape))
+            rows.append(f"  {name}  {shape}  {self.methods[name]!r}" + ("" if kept == 1 else f"  kept {kept:.2%}"))
+        rest = sum(1 for _ in self._rest.parameters())
+        likelihood = "" if self.observation is None else f", {type(self.observation).__name__} targets"
+        head = f"{type(self.net).__name__}: {len(rows)} weights with a posterior, {rest} parameters without{likelihood}"
+        return "\n".join([f"BayesianNet({head}", *rows]) + ")"
+
     @property
     def net(self) -> nn.Module:
         """The user's net, untouched."""
