@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
+from importlib.util import find_spec
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +27,7 @@ from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.state import PosteriorState
 from bayesprune.pruning.masking import EmptyLayerWarning, masks
 from bayesprune.pruning.saliency import magnitude
-from bayesprune.sparse import Plan, compressed, export, save
+from bayesprune.sparse import Compressed, Plan, compressed, export, save
 from bayesprune.sparse.saving.byte_counts import ByteCount, byte_counts
 from bayesprune.sparse.timing.interleaved import time_interleaved
 
@@ -218,7 +219,7 @@ def verify(
         losses=each,
         outputs={role: tree_map(itemgetter(0), found) for role, (found, _) in shown.items()},
         targets=observation.check(tree_map(itemgetter(0), before[0]), before[1]),
-        sizes=byte_counts(dense, kept, packed, compressed(packed, variances=variances)),
+        sizes=byte_counts(dense, kept, packed, _compressed(packed, variances)),
     )
 
 
@@ -236,6 +237,11 @@ def masked_forward(bnet: BayesianNet, weights: Mapping[str, Tensor], masks: Mask
 def density(kept: Masks) -> float:
     """The fraction of the entries of all masks together that stays."""
     return sum(int(m.sum()) for m in kept.values()) / max(sum(m.numel() for m in kept.values()), 1)
+
+
+def _compressed(packed: nn.Module, variances: Mapping[str, Tensor]) -> Compressed | None:
+    """The compressed file; ``None`` where what codes it is not installed."""
+    return None if find_spec("constriction") is None else compressed(packed, variances=variances)
 
 
 def _on_disk(module: nn.Module) -> int:

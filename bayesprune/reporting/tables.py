@@ -79,9 +79,10 @@ def costs_table(models: Sequence[ModelRow], batch: int, plan: Plan) -> Table:
     return Table("Costs", frozenset(("model",)), headings, tuple(rows), note)
 
 
-def sizes_table(sizes: Iterable[ByteCount]) -> Table:
+def sizes_table(sizes: Sequence[ByteCount]) -> Table:
     """How many bytes each weight takes."""
-    rows = ((s.name, f"{s.dense:,}", f"{s.packed:,}", f"{s.compressed:,}", times(s.ratio)) for s in sizes)
+    coded = (("–", "–") if s.ratio is None else (f"{s.compressed:,}", times(s.ratio)) for s in sizes)
+    rows = ((s.name, f"{s.dense:,}", f"{s.packed:,}", *more) for s, more in zip(sizes, coded, strict=True))
     headings = ("weight", "dense float32", "packed", "compressed", "× smaller than dense")
     note = "bytes; compressed is what bp.save writes with compress=True and the variances"
     return Table("Sizes", frozenset(("weight",)), headings, tuple(rows), note)
