@@ -96,6 +96,7 @@ OPTIONAL = {  # a net is fitted, packed and served without these
     "matplotlib": "pictures",
     "onnx": "a rival of the benchmark",
     "onnxruntime": "a rival of the benchmark",
+    "pandas": "frames of a fit's history",
     "pooch": "data sets that are downloaded",
     "scipy": "a rival of the benchmark",
     "sklearn": "the digits",
