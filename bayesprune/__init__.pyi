@@ -3,12 +3,15 @@
 from . import corruptions as corruptions
 from . import likelihoods as likelihoods
 from . import plots as plots
+from .evaluation import Elpd as Elpd
 from .evaluation import Prediction as Prediction
+from .evaluation import elpd as elpd
 from .evaluation import predict as predict
 from .fitting import ELBO as ELBO
 from .fitting import EarlyStopping as EarlyStopping
 from .fitting import Epoch as Epoch
 from .fitting import History as History
+from .fitting import ScaleWarning as ScaleWarning
 from .fitting import classify as classify
 from .fitting import fit as fit
 from .fitting import regress as regress

@@ -6,6 +6,7 @@ from .elbo import ELBO as ELBO
 from .elbo import MeanFieldELBO as MeanFieldELBO
 from .history import Epoch as Epoch
 from .history import History as History
+from .scales import ScaleWarning as ScaleWarning
 from .supervised import SupervisedModel as SupervisedModel
 from .supervised import classify as classify
 from .supervised import regress as regress

@@ -49,8 +49,13 @@ class MeanFieldELBO(infer.ELBO):
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         if self.warmup:
             self.kl_weight = ramp(self.step, self.warmup)
-        under_q = poutine.trace(guide).get_trace(*args, **kwargs)
-        under_p = poutine.trace(poutine.replay(model, trace=under_q)).get_trace(*args, **kwargs)
+        # as contexts: get_trace adds the shapes of all sites to whatever error a model raises
+        with poutine.trace() as of_q:
+            guide(*args, **kwargs)
+        under_q = of_q.trace
+        with poutine.trace() as of_p, poutine.replay(trace=under_q):
+            model(*args, **kwargs)
+        under_p = of_p.trace
         nll = kl = torch.zeros(())
         for name, site in under_p.nodes.items():
             if site["type"] != "sample" or site_is_subsample(site):

@@ -37,6 +37,7 @@ from bayesprune.fitting.generators import generators_of, give_way
 from bayesprune.fitting.given import net_under
 from bayesprune.fitting.history import Epoch, History
 from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear
+from bayesprune.fitting.scales import check_scales
 from bayesprune.fitting.snapshot import misfits, optimizer_state, random_states, set_optimizer_state, set_random_states
 from bayesprune.fitting.supervised import SupervisedModel
 from bayesprune.fitting.tracking import finish, note
@@ -196,6 +197,8 @@ class Loop:
             x, y = pair(self.bnet, batch)
             if first:
                 check_inputs(x, i)
+            if run.step == 0:
+                check_scales(self.bnet, self.loader, batch)
             self.step(x, y, f"epoch {epoch + 1}, batch {i}")
             give_way()
             if run.stopped:
