@@ -38,6 +38,7 @@ from .methods import StructuredDropout as StructuredDropout
 from .methods import TwoScales as TwoScales
 from .network import BayesianNet as BayesianNet
 from .one_shot import Pruned as Pruned
+from .one_shot import condition as condition
 from .one_shot import prune as prune
 from .patterns import NM as NM
 from .patterns import Block as Block

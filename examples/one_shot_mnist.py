@@ -76,18 +76,32 @@ def wanda(net: nn.Module, x: Tensor, keep: float) -> Values:
 
 @torch.no_grad()
 def obs(net: nn.Module, x: Tensor, keep: float) -> Values:
-    """Layer-wise optimal brain surgery, w² / [(XᵀX)⁻¹]ᵢᵢ over its layer's mean, cut without compensation."""
+    """Layer-wise optimal brain surgery, w² / [(XᵀX)⁻¹]ᵢᵢ, one budget for all weights."""
     scores = {}
     for name, a in inputs(net, x).items():
-        gram = a.double().mT @ a.double()
+        gram = a.double().mT @ a.double() / len(a)
         gram += 0.01 * gram.diagonal().mean() * torch.eye(len(gram))
-        score = net.get_parameter(name).square() / torch.linalg.inv(gram).diagonal()
-        scores[name] = score / score.mean()
+        scores[name] = net.get_parameter(name).square() / torch.linalg.inv(gram).diagonal()
     return largest(net, scores, keep)
+
+
+def conditioned(method: Callable[[nn.Module, Tensor, float], Values]) -> Callable[[nn.Module, Tensor, float], Values]:
+    """The masks of ``method``, with what stays making up for what went, as ``bp.prune`` does it."""
+
+    def run(net: nn.Module, x: Tensor, keep: float) -> Values:
+        masks = {name: value != 0 for name, value in method(net, x, keep).items()}
+        return bp.condition(net, masks, [(x, None)], size=55_000)
+
+    return run
 
 
 def one_shot(net: nn.Module, x: Tensor, keep: float) -> Values:
     return bp.prune(net, [(x, None)], keep=keep, shots=1, size=55_000).means
+
+
+def cut(net: nn.Module, x: Tensor, keep: float) -> Values:
+    masks = bp.prune(net, [(x, None)], keep=keep, shots=1, size=55_000).masks
+    return {name: net.get_parameter(name).detach() * mask for name, mask in masks.items()}
 
 
 def several_shots(net: nn.Module, x: Tensor, keep: float) -> Values:
@@ -95,9 +109,13 @@ def several_shots(net: nn.Module, x: Tensor, keep: float) -> Values:
 
 
 METHODS: dict[str, Callable[[nn.Module, Tensor, float], Values]] = {
-    "magnitude": magnitude,
-    "Wanda": wanda,
+    "magnitude, cut": magnitude,
+    "magnitude, conditioned": conditioned(magnitude),
+    "Wanda, cut": wanda,
+    "Wanda, conditioned": conditioned(wanda),
     "layer-wise OBS, cut": obs,
+    "layer-wise OBS, conditioned": conditioned(obs),
+    "masks of `bp.prune(…, shots=1)`, cut": cut,
     "`bp.prune(…, shots=1)`": one_shot,
     "`bp.prune`": several_shots,
 }

@@ -65,6 +65,7 @@ NAMES = [
     "classify",
     "compact",
     "compressed",
+    "condition",
     "corruptions",
     "elpd",
     "export",

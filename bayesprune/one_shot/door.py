@@ -1,12 +1,14 @@
 """``bp.prune``: a trained net, a few batches, a budget; no training."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from math import ceil, log
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from bayesprune.fitting.generators import seeded
 from bayesprune.fitting.given import batches_of
 from bayesprune.layout import layout_of
 from bayesprune.likelihoods import Categorical, Likelihood, Normal
@@ -15,12 +17,12 @@ from bayesprune.likelihoods.guessed import guessed
 from bayesprune.methods import Deterministic
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.one_shot.conditioning import condition_weight
-from bayesprune.one_shot.factors import Factors, factors_of
-from bayesprune.one_shot.laplace import laplace_of
+from bayesprune.one_shot.factors import factors_of
+from bayesprune.one_shot.laplace import Laplace, laplace_of
 from bayesprune.patterns import Pattern, Unstructured
-from bayesprune.pruning.masking import Scope, check_keep, select
+from bayesprune.pruning.masking import Scope, check_keep, check_masks, select
 
-__all__ = ["Pruned", "prune"]
+__all__ = ["Pruned", "condition", "prune"]
 
 
 class Pruned(NamedTuple):
@@ -89,33 +91,103 @@ def prune(
         raise ValueError(f"shots is an integer ≥ 1, got {shots!r}")
     rules = _default_rules(net) if rules is None else {name: p for name, p in rules.items() if p is not None}
     bnet = BayesianNet(net, {name: Deterministic(pattern) for name, pattern in rules.items()}).eval()
-    batches = _calibration(loader, examples)
-    likelihood = _likelihood(bnet, batches) if likelihood is None else likelihood
-    count = sum(count_examples(x, y) for x, y in batches)
-    size = size or max(count, len(getattr(loader, "dataset", ())) or count)
+    data = Calibration.of(bnet, loader, examples, likelihood, size)
     shots = shots or max(1, ceil(log(keep) / log(0.7)))
     dense = bnet.means()
     values = dict(dense)
-    with torch.random.fork_rng(devices=[]):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(seed):
         for shot in range(1, shots + 1):
-            factors = factors_of(bnet, values, batches, likelihood)
-            posteriors = {n: laplace_of(values[n], p.layout, factors[n], size) for n, p in bnet.posteriors.items()}
-            scores = {n: posteriors[n].snr_squared(p.pattern, p.layout).sqrt() for n, p in bnet.posteriors.items()}
-            kept = select(bnet, scores, keep ** (shot / shots), scope)
-            for name, posterior in bnet.posteriors.items():
-                posterior.prune(kept[name])
-            for name in factors:  # in the order of their use: each sees what those before it give now
-                damping = _damping(factors[name], posteriors[name].prior_precision, size)
-                values.update(condition_weight(bnet, name, values, dense, batches, damping))
+            found = data.posteriors(bnet, values)
+            scores = {n: found[n].snr_squared(p.pattern, p.layout).sqrt() for n, p in bnet.posteriors.items()}
+            bnet.prune(select(bnet, scores, keep ** (shot / shots), scope))
+            _condition(bnet, found, values, dense, data)
     return Pruned(values, {name: p.entries().clone() for name, p in bnet.posteriors.items()})
 
 
-def _damping(factors: Factors, prior_precision: float, size: int) -> float:
-    """The prior's precision in units of Σ x xᵀ: over the mean curvature of the outputs."""
-    outputs = float(factors.outputs.diagonal(dim1=-2, dim2=-1).mean())
-    return prior_precision * factors.rows * factors.examples / (size * max(outputs, 1e-30))
+@torch.no_grad()
+def condition(
+    net: nn.Module,
+    masks: Mapping[str, Tensor],
+    loader: Iterable[Any],
+    *,
+    likelihood: Likelihood | None = None,
+    examples: int = 4096,
+    size: int | None = None,
+    seed: int | None = 0,
+) -> dict[str, Tensor]:
+    """Let what masks keep make up for what they drop, whoever made them; no training.
+
+    Layer by layer, each row's weights that stay are set to the least-squares fit of the dense net's results, as
+    :func:`prune` does. Arguments are those of :func:`prune`.
+
+    Args:
+        net: the trained net. It is not changed.
+        masks: weight name → bool of the weight's shape, True stays.
+
+    Returns:
+        Every parameter and buffer by its name; dropped entries are 0.
+
+    Raises:
+        ValueError: a mask that does not fit, or what :func:`prune` refuses.
+
+    >>> x = torch.randn(64, 8)
+    >>> net = nn.Linear(8, 3)
+    >>> means = condition(net, {"weight": torch.rand(3, 8) < 0.5}, [(x, None)])
+    >>> means["weight"].shape
+    torch.Size([3, 8])
+    """
+    bnet = BayesianNet(net, {name: Deterministic() for name in masks}).eval()
+    check_masks(bnet, masks)
+    data = Calibration.of(bnet, loader, examples, likelihood, size)
+    dense = bnet.means()
+    values = dict(dense)
+    with seeded(seed):
+        found = data.posteriors(bnet, values)
+    bnet.prune(masks)
+    _condition(bnet, found, values, dense, data)
+    return values
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Examples from which factors are summed.
+
+    Attributes:
+        batches: inputs and targets.
+        likelihood: how targets are distributed.
+        size: how many examples the net was trained on.
+    """
+
+    batches: list[tuple[Any, Any]]
+    likelihood: Likelihood
+    size: int
+
+    @classmethod
+    def of(
+        cls, bnet: BayesianNet, loader: Any, examples: int, likelihood: Likelihood | None, size: int | None
+    ) -> "Calibration":
+        batches = _calibration(loader, examples)
+        count = sum(count_examples(x, y) for x, y in batches)
+        size = size or max(count, len(getattr(loader, "dataset", ())) or count)
+        return cls(batches, _likelihood(bnet, batches) if likelihood is None else likelihood, size)
+
+    def posteriors(self, bnet: BayesianNet, values: Mapping[str, Tensor]) -> dict[str, Laplace]:
+        """The Laplace posterior of each weight, in the order of their use."""
+        layouts = {name: p.layout for name, p in bnet.posteriors.items()}
+        factors = factors_of(bnet, values, self.batches, self.likelihood)
+        return {n: laplace_of(values[n], layouts[n], f, self.size) for n, f in factors.items()}
+
+
+def _condition(
+    bnet: BayesianNet,
+    posteriors: Mapping[str, Laplace],
+    values: dict[str, Tensor],
+    dense: Mapping[str, Tensor],
+    data: Calibration,
+) -> None:
+    """Set ``values`` to what they should be given what is pruned; each layer sees what those before it give now."""
+    for name, posterior in posteriors.items():
+        values.update(condition_weight(bnet, name, values, dense, data.batches, posterior.damping))
 
 
 def _calibration(data: Any, examples: int) -> list[tuple[Any, Any]]:

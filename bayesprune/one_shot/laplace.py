@@ -26,6 +26,7 @@ class Laplace:
         rows, columns: eigenvectors of G and of A, (groups, outputs, outputs) and (groups, inputs · positions, …).
         variance: of W in that basis, 1 / (n g a + λ): of ``mean``'s shape.
         prior_precision: λ.
+        damping: λ in units of Σ x xᵀ: over the mean curvature of the outputs.
     """
 
     mean: Tensor
@@ -33,6 +34,7 @@ class Laplace:
     columns: Tensor
     variance: Tensor
     prior_precision: float
+    damping: float
 
     def marginal(self) -> Tensor:
         """The variance of each entry, of ``mean``'s shape."""
@@ -117,7 +119,8 @@ def laplace_of(
     a, columns = torch.linalg.eigh(factors.inputs)
     each = g.clamp_min(0)[:, :, None] * a.clamp_min(0)[:, None, :] / max(factors.rows, 1) * (size / factors.examples)
     precision = _by_evidence(each, float(mean.square().sum())) if prior_precision is None else prior_precision
-    return Laplace(mean, rows, columns, 1 / (each + precision), precision)
+    curvature = float(g.clamp_min(0).mean()) * size / (max(factors.rows, 1) * factors.examples)
+    return Laplace(mean, rows, columns, 1 / (each + precision), precision, precision / max(curvature, 1e-30))
 
 
 def _by_evidence(curvature: Tensor, energy: float) -> float:

@@ -101,6 +101,17 @@ def test_patterns_prune_whole_groups(pattern: bp.Pattern) -> None:
     assert float(masks["2.weight"].float().mean()) == pytest.approx(0.5, abs=0.05)
 
 
+def test_masks_of_any_origin_are_made_up_for() -> None:
+    net, batches = mlp(), data(12)
+    masks = {n: torch.rand_like(net.get_parameter(n)) < 0.5 for n in ("0.weight", "2.weight")}
+    means = bp.condition(net, masks, batches)
+    cut = {n: net.get_parameter(n) * m for n, m in masks.items()}
+    assert all(not means[n][~m].any() for n, m in masks.items()) and torch.equal(means["4.weight"], net[4].weight)
+    assert distance(net, means, batches) < 0.7 * distance(net, cut, batches)
+    with pytest.raises(ValueError, match=r"mask of '0.weight' must be bool of shape"):
+        bp.condition(net, {"0.weight": masks["2.weight"]}, batches)
+
+
 def test_the_same_seed_gives_the_same_net_and_the_generator_is_left_alone() -> None:
     net, batches = Attention(), data(5, 16)
     state = torch.get_rng_state()
