@@ -31,6 +31,7 @@ def posteriors_of(net: nn.Module, rules: Mapping[str, Method]) -> dict[str, tupl
 
     Warns:
         FrozenWarning: a glob matches weights that do not require a gradient; they are left out.
+        UserWarning: a glob matches another name of a tied weight alone, which no rule matches by its first.
 
     Raises:
         TypeError: a rule's value is no method.
@@ -75,6 +76,7 @@ def posteriors_of(net: nn.Module, rules: Mapping[str, Method]) -> dict[str, tupl
             FrozenWarning,
             stacklevel=3,
         )
+    _warn_of_ties(net, rules, found)
     for glob in rules:
         if glob not in matched:
             shadow = next((g for g in rules if taken[g] & taken[glob]), None)
@@ -86,9 +88,29 @@ def posteriors_of(net: nn.Module, rules: Mapping[str, Method]) -> dict[str, tupl
 
 def _tied(net: nn.Module, glob: str) -> str | None:
     """That a glob matches another name of a tensor alone, where it does."""
-    first = {id(parameter): name for name, parameter in net.named_parameters()}
-    every = dict(net.named_parameters(remove_duplicate=False))
-    for name in matching(glob, every):
-        if (own := first[id(every[name])]) != name:
+    first = _first_names(net)
+    for name in matching(glob, first):
+        if (own := first[name]) != name:
             return f"{name!r} is tied to {own!r}, one tensor that goes by its first name; give {own!r} the rule"
     return None
+
+
+def _warn_of_ties(net: nn.Module, rules: Mapping[str, Method], found: Mapping[str, object]) -> None:
+    """Say so where a glob matches another name of a weight that gets no posterior by its first."""
+    first = _first_names(net)
+    trained = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    for glob in rules:
+        names = matching(glob, first)
+        left = [n for n in names if first[n] != n and first[n] in trained - found.keys()]
+        if left and any(first[name] in found for name in names):  # else the rule is refused
+            warnings.warn(
+                f"rule {glob!r} matches {left[0]!r}, which is tied to {first[left[0]]!r}: one tensor that goes by its "
+                "first name, which no rule matches, and which stays without a posterior",
+                stacklevel=4,
+            )
+
+
+def _first_names(net: nn.Module) -> dict[str, str]:
+    """Every name of every parameter → its tensor's first one."""
+    first = {id(parameter): name for name, parameter in net.named_parameters()}
+    return {name: first[id(parameter)] for name, parameter in net.named_parameters(remove_duplicate=False)}
