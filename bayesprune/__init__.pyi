@@ -3,10 +3,15 @@
 from . import corruptions as corruptions
 from . import likelihoods as likelihoods
 from . import plots as plots
+from .evaluation import Elpd as Elpd
 from .evaluation import Prediction as Prediction
+from .evaluation import elpd as elpd
 from .evaluation import predict as predict
+from .fitting import ELBO as ELBO
+from .fitting import EarlyStopping as EarlyStopping
 from .fitting import Epoch as Epoch
 from .fitting import History as History
+from .fitting import ScaleWarning as ScaleWarning
 from .fitting import classify as classify
 from .fitting import fit as fit
 from .fitting import regress as regress
@@ -32,6 +37,9 @@ from .methods import SpikeSlab as SpikeSlab
 from .methods import StructuredDropout as StructuredDropout
 from .methods import TwoScales as TwoScales
 from .network import BayesianNet as BayesianNet
+from .one_shot import Pruned as Pruned
+from .one_shot import condition as condition
+from .one_shot import prune as prune
 from .patterns import NM as NM
 from .patterns import Block as Block
 from .patterns import Channel as Channel
@@ -57,6 +65,8 @@ from .reporting import push_to_hub as push_to_hub
 from .reporting import report as report
 from .reporting import save_pretrained as save_pretrained
 from .reporting import sweep as sweep
+from .runs import Sparsified as Sparsified
+from .runs import sparsify as sparsify
 from .sparse import BSR as BSR
 from .sparse import CSR as CSR
 from .sparse import Codebook as Codebook

@@ -112,7 +112,7 @@ def run(
             raise
     last = history.epochs[-1]
     if json:
-        show_json({"folder": str(out), "seconds": history.seconds, **vars(last)})
+        show_json({"folder": str(out), "seconds": history.seconds, **last.to_dict()})
         return
     tell(
         f"{folder} holds a posterior, fitted in {history.seconds:.0f} s: NLL {last.nll:.4f} nats per example, "

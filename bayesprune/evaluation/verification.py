@@ -19,6 +19,8 @@ from bayesprune._copies import copied
 from bayesprune.evaluation.passes import steady
 from bayesprune.evaluation.prediction import draw_outputs, evaluating, known_observation, run_over
 from bayesprune.evaluation.scoring import Losses, Score, losses, score, summary
+from bayesprune.fitting.given import batches_of, net_of
+from bayesprune.fitting.supervised import SupervisedModel
 from bayesprune.likelihoods.batch import call
 from bayesprune.methods.deterministic import Deterministic
 from bayesprune.network.bayesian_net import BayesianNet
@@ -131,9 +133,9 @@ class Verification:
 
 @torch.no_grad()
 def verify(
-    bnet: BayesianNet,
+    bnet: BayesianNet | SupervisedModel,
     kept: Masks,
-    loader: Iterable[Any],
+    loader: Any,
     plan: Plan,
     example: Any,
     *,
@@ -156,7 +158,8 @@ def verify(
     Raises:
         ValueError: no observation model, no targets, a loader whose order changes, or a rival named as one of our rows.
     """
-    observation, loader = known_observation(bnet), steady(loader)
+    bnet = net_of(bnet)
+    observation, loader = known_observation(bnet), steady(batches_of(loader, scored=True))
     device = next(iter(bnet.parameters())).device
     dense = copied(bnet.net).to(device).eval()
     values = {**dict(dense.named_parameters()), **dict(dense.named_buffers())}

@@ -1,6 +1,6 @@
 """Make a report: compare a pruned posterior with the dense net and magnitude pruning on one data set."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from accelerate.utils import send_to_device
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from bayesprune.evaluation.verification import Rival, Role, verify
 from bayesprune.fitting.batches import split
 from bayesprune.fitting.generators import seeded
+from bayesprune.fitting.given import batches_of, net_of
+from bayesprune.fitting.supervised import SupervisedModel
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.tree import tensors
 from bayesprune.pruning.masking import check_masks
@@ -24,9 +26,9 @@ __all__ = ["report"]
 
 
 def report(
-    bnet: BayesianNet,
+    bnet: BayesianNet | SupervisedModel,
     masks: Mapping[str, Tensor],
-    loader: Iterable[Any],
+    loader: Any,
     *,
     draws: int = 20,
     control: nn.Module | Mapping[str, Tensor] | None = None,
@@ -41,9 +43,9 @@ def report(
     control, that net trained on in the same loop for as many epochs. Without one the report says how far it lags.
 
     Args:
-        bnet: the net with its posterior, fitted.
+        bnet: the net with its posterior, fitted, or the model that was.
         masks: weight name → bool, as :func:`bayesprune.masks` gives.
-        loader: batches ``(x, y)`` in a fixed order. Latency is measured on the first one.
+        loader: batches ``(x, y)`` in a fixed order, a ``Dataset``, or one batch. Latency is measured on the first one.
         draws: draws of the posterior predictive.
         control: the dense net after as many epochs as the posterior was fitted for, or its parameters and buffers by
             name: ``dense = bp.BayesianNet(net, {})``, fitted with the posterior's epochs and rate, has them as
@@ -55,6 +57,7 @@ def report(
         seed: fixes the draws, and leaves the global generator as it was.
 
     Raises:
+        TypeError: no net with a posterior, or no data.
         ValueError: masks or a control that do not fit, no data, a loader whose order changes, no observation model,
             another number of names than of classes, or a baseline named as one of the report's own rows.
 
@@ -67,6 +70,7 @@ def report(
     >>> [row.name for row in found.models][:2], found.weights[0].kept
     (['dense', 'posterior mean, pruned'], 0.5)
     """
+    bnet, loader = net_of(bnet), batches_of(loader, scored=True)
     check_masks(bnet, masks)
     trained = None if control is None else _values(bnet, control)
     if isinstance(loader, Iterator):

@@ -9,6 +9,8 @@ from .expressions import saliency_of as saliency_of
 from .files import is_file as is_file
 from .folder import RunFolder as RunFolder
 from .folder import to_json as to_json
+from .in_one_call import Sparsified as Sparsified
+from .in_one_call import sparsify as sparsify
 from .pictures import write_curve as write_curve
 from .pictures import write_snr as write_snr
 from .recipe import Recipe as Recipe

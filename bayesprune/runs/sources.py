@@ -7,9 +7,10 @@ from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
 from bayesprune import data, nets
+from bayesprune.fitting.given import loader_of
 from bayesprune.likelihoods.batch import count_examples, parted
 from bayesprune.runs.expressions import arguments
 from bayesprune.runs.files import is_file, read
@@ -149,11 +150,8 @@ def _made(text: str, ours: Mapping[str, Callable[..., Any]], what: str, kinds: A
 def _loader(part: Any, batch: int, shuffle: bool = False) -> Iterable[Any] | None:
     if part is None or (isinstance(part, Dataset) and hasattr(part, "__len__") and len(part) == 0):
         return None
-    if isinstance(part, TensorDataset):  # a batch is one look-up, not one an example
-        order = RandomSampler(part) if shuffle else SequentialSampler(part)
-        return DataLoader(part, sampler=BatchSampler(order, batch, drop_last=False), batch_size=None)
     if isinstance(part, Dataset):
-        return DataLoader(part, batch_size=batch, shuffle=shuffle)
+        return loader_of(part, batch, shuffle)
     if isinstance(part, Iterable) and iter(part) is not part:
         return part
     raise ValueError(f"a part of the data is a dataset or an iterable over batches, got {type(part).__name__}")

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,6 +132,7 @@ def _fit(bnet: BayesianNet, prepared: Prepared, folder: RunFolder, stage: str, s
         device=recipe.device,
         autocast=recipe.precision,
         checkpoint=folder.checkpoint(stage),
+        progress=None if sys.stderr.isatty() else False,
         **settings,
     )
     if history.interrupted:
