@@ -178,6 +178,8 @@ def _pattern(rules: Mapping[Key, Method | None], key: Key) -> Pattern | None:
 
 def _tied(net: nn.Module, glob: Key) -> str | None:
     """That a glob matches another name of a tensor alone, where it does."""
+    if not isinstance(glob, str):
+        return None
     first = _first_names(net)
     for name in matching(glob, first):
         if (own := first[name]) != name:

@@ -20,7 +20,7 @@ __all__ = ["Products", "UnfollowedError", "rows_in", "rows_out"]
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _ADDMM = (torch.addmm, torch.Tensor.addmm)
-_NAMES = {
+_NAMES: dict[Any, tuple[str, ...]] = {
     F.linear: ("input", "weight", "bias"),
     **dict.fromkeys(_CONVOLUTIONS, ("input", "weight", "bias")),
     **dict.fromkeys(_ADDMM, ("input", "mat1", "mat2")),

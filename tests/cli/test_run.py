@@ -374,7 +374,7 @@ BAD_COMMANDS = {
     "masks, keep": (("masks", "run", "--keep", "0"), "(0, 1]"),
     "masks, both": (("masks", "run", "--keep", "0.1", "--snr", "1"), "not both"),
     "masks, saliency": (("masks", "run", "--saliency", "magnitud"), "did you mean magnitude?"),
-    "masks, scope": (("masks", "run", "--keep", "0.1", "--scope", "all"), "'global', 'layer'"),
+    "masks, scope": (("masks", "run", "--keep", "0.1", "--scope", "all"), "--scope is global or layer"),
     "sweep, keep": (("sweep", "run", "--keep", "7"), "(0, 1]"),
     "sweep, part": (("sweep", "run", "--on", "all"), "val and test"),
     "sweep, corruption": (("sweep", "run", "--corruption", "fog"), "gaussian_noise"),
