@@ -31,7 +31,7 @@ from bayesprune.network.borrowed import borrowed
 from bayesprune.network.extra import packed, unpacked
 from bayesprune.network.padding import ReadElsewhere
 from bayesprune.network.recompute import recomputing
-from bayesprune.network.rules import Key, posteriors_of
+from bayesprune.network.rules import posteriors_of
 from bayesprune.network.state import Grid, PosteriorState
 from bayesprune.network.substitute import call_on
 from bayesprune.network.tree import Tree, put, tensors
@@ -77,7 +77,7 @@ class BayesianNet(nn.Module):
 
     observation: Likelihood | None
 
-    def __init__(self, net: nn.Module, rules: Mapping[Key, Method | None], *, estimator: Estimator = "local") -> None:
+    def __init__(self, net: nn.Module, rules: Mapping[Any, Method | None], *, estimator: Estimator = "local") -> None:
         super().__init__()
         if not isinstance(net, nn.Module):
             raise TypeError(f"BayesianNet needs an nn.Module, got {type(net).__name__}")

@@ -16,7 +16,8 @@ from bayesprune.patterns import Pattern, PatternError
 __all__ = ["FrozenWarning", "Key", "OutputLayerWarning", "posteriors_of"]
 
 Key = str | type[nn.Module]
-"""What a rule is for: a glob over parameter names, or a class of modules, which stands for their weights."""
+"""What a rule is for: a glob over parameter names, or a class of modules, which stands for their weights. A mapping's
+keys are invariant to a type checker, and ``dict[str, …]`` is no mapping from ``Key``: the doors take ``Any`` there."""
 
 
 class FrozenWarning(UserWarning):
@@ -27,7 +28,7 @@ class OutputLayerWarning(UserWarning):
     """A rule's glob matches a layer whose channels are the net's own outputs; it is left out."""
 
 
-def posteriors_of(net: nn.Module, rules: Mapping[Key, Method | None]) -> dict[str, tuple[Method, Posterior]]:
+def posteriors_of(net: nn.Module, rules: Mapping[Any, Method | None]) -> dict[str, tuple[Method, Posterior]]:
     """Give each parameter of ``net`` that a rule matches its method and posterior.
 
     Args:

@@ -17,7 +17,6 @@ from bayesprune.likelihoods.batch import call, count_examples, parted
 from bayesprune.likelihoods.guessed import guessed
 from bayesprune.methods import Deterministic
 from bayesprune.network.bayesian_net import BayesianNet
-from bayesprune.network.rules import Key
 from bayesprune.one_shot.conditioning import condition_weight
 from bayesprune.one_shot.factors import factors_of, watch
 from bayesprune.one_shot.laplace import Laplace, laplace_of
@@ -46,7 +45,7 @@ def prune(
     loader: Iterable[Any],
     *,
     keep: float,
-    rules: Mapping[Key, Pattern | None] | None = None,
+    rules: Mapping[Any, Pattern | None] | None = None,
     likelihood: Likelihood | None = None,
     scope: Scope = "global",
     shots: int | None = None,
@@ -210,7 +209,7 @@ def _note(used: list[str], name: str, *seen: Any) -> None:
     used.append(name)
 
 
-def _left_alone(net: nn.Module, rules: Mapping[Key, Pattern | None]) -> set[str]:
+def _left_alone(net: nn.Module, rules: Mapping[Any, Pattern | None]) -> set[str]:
     names = [name for name, _ in net.named_parameters()]
     found: set[str] = set()
     for key, pattern in rules.items():
