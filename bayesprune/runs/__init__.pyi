@@ -8,6 +8,7 @@ from .expressions import assigned as assigned
 from .expressions import saliency_of as saliency_of
 from .folder import RunFolder as RunFolder
 from .folder import to_json as to_json
+from .pictures import swept as swept
 from .pictures import write_curve as write_curve
 from .pictures import write_snr as write_snr
 from .recipe import Recipe as Recipe
