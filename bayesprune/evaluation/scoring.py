@@ -60,7 +60,7 @@ class Score:
         >>> Score.from_dict({"n": 4, "nll": 0.1, "class_errors": [0.5, None]}).class_errors
         (0.5, nan)
         """
-        own = {"error": None, "rmse": None, "ece": None}
+        own: dict[str, Any] = {"error": None, "rmse": None, "ece": None}
         own |= {field.name: plain[field.name] for field in fields(cls) if field.name in plain}
         if own.get("class_errors") is not None:
             own["class_errors"] = tuple(math.nan if e is None else e for e in plain["class_errors"])

@@ -37,27 +37,25 @@ class Flip:
     lost: bool
 
 
-def flips(bnet: BayesianNet, loader: Iterable[Any], found: Verification, names: Sequence[str]) -> tuple[Flip, ...]:
+def flips(bnet: BayesianNet, loader: Iterable[Any], seen: Verification, names: Sequence[str]) -> tuple[Flip, ...]:
     """The images on which one of both nets errs: those that pruning lost first, the surest mistakes ahead.
 
     None where inputs are not images (examples, 1 or 3 channels, height, width) with a label each.
     """
-    before, after = found.losses_of(found.reference), found.losses_of(Role.PRUNED)
+    before, after = seen.losses_of(seen.reference), seen.losses_of(Role.PRUNED)
     if before.answer is None or after.answer is None or after.group is None or after.wrong is None:
         return ()
     assert before.wrong is not None and before.confidence is not None and after.confidence is not None  # they go along
     lost, won = after.wrong & ~before.wrong, before.wrong & ~after.wrong
     wanted = [*_surest(lost, after.confidence, _LOST), *_surest(won, before.confidence, _WON)]
     images = _images(bnet, loader, wanted, len(after.answer))
-    return tuple(
-        Flip(
-            _png(images[k]),
-            *(names[int(of[k])] for of in (after.group, before.answer, after.answer)),
-            lost=bool(lost[k]),
-        )
-        for k in wanted
-        if k in images
-    )
+    answers = (after.group, before.answer, after.answer)
+    found = []
+    for k in wanted:
+        if k in images:
+            truth, said_before, said_after = (names[int(of[k])] for of in answers)
+            found.append(Flip(_png(images[k]), truth, said_before, said_after, bool(lost[k])))
+    return tuple(found)
 
 
 def _surest(which: Tensor, confidence: Tensor, most: int) -> list[int]:

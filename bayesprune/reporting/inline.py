@@ -53,8 +53,8 @@ def inline_svg(figure: Figure, tips: Tips, name: str, label: str) -> str:
             if child.tag.endswith("metadata") or child.tag == f"{_SVG}style":
                 parent.remove(child)
     for group in root.iter(f"{_SVG}g"):
-        if (texts := told.get(group.get("id", ""))) is not None:
-            _tip(group, texts)
+        if (tip := told.get(group.get("id", ""))) is not None:
+            _tip(group, tip)
     for element in root.iter():
         element.tag = element.tag.removeprefix(_SVG)
         for key, value in list(element.attrib.items()):
