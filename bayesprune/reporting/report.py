@@ -6,6 +6,7 @@ from typing import Any
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
+from bayesprune._state_dicts import is_unset, whole
 from bayesprune.evaluation.verification import Rival, Role, verify
 from bayesprune.fitting.batches import split
 from bayesprune.fitting.generators import seeded
@@ -16,6 +17,7 @@ from bayesprune.network.tree import tensors
 from bayesprune.pruning.masking import check_masks
 from bayesprune.reporting.cautions import cautions
 from bayesprune.reporting.findings import Subject
+from bayesprune.reporting.flips import flips
 from bayesprune.reporting.result import Report
 from bayesprune.reporting.verdict import class_changes, class_names, judge
 from bayesprune.reporting.weights import weight_rows
@@ -84,11 +86,12 @@ def report(
     plan = make_plan(bnet.net, masks, example=example) if plan is None else plan
     with seeded(seed):
         found = verify(bnet, masks, loader, plan, example, draws=draws, rivals=rivals, control=trained, state=state)
-    names = class_names(found, classes)
+        names = class_names(found, classes)
+        flipped = flips(bnet, loader, found, names)
     by_class = class_changes(found, names)
     return Report(
         verdict=judge(bnet.net, found, by_class, bnet.epochs),
-        warnings=cautions(bnet, masks, plan, found, by_class, state),
+        warnings=cautions(bnet, masks, plan, found, by_class, state, names),
         weights=weight_rows(bnet, masks, plan, state),
         models=found.rows,
         classes=by_class,
@@ -97,14 +100,14 @@ def report(
         batch=_batch(example),
         draws=draws,
         seed=seed,
-        subject=Subject(bnet, masks, found, names),
+        subject=Subject(bnet, masks, found, names, flipped),
     )
 
 
 def _values(bnet: BayesianNet, control: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A control's parameters and buffers, where the net is. Raises ``ValueError`` where they are not the net's."""
     wanted = dict(tensors(bnet.net))
-    given = dict(tensors(control)) if isinstance(control, nn.Module) else dict(control)
+    given = dict(tensors(control)) if isinstance(control, nn.Module) else dict(whole(control))
     device = next(iter(bnet.parameters())).device
     for name, value in wanted.items():
         if name not in given or given[name].shape != value.shape:
@@ -112,7 +115,8 @@ def _values(bnet: BayesianNet, control: nn.Module | Mapping[str, Tensor]) -> dic
             raise ValueError(
                 f"control is the same net trained on: its {name!r} {there}, where the net's has {tuple(value.shape)}"
             )
-    return {name: given[name].detach().to(device) for name in wanted}
+    kept = [*wanted, *(name for name in given if name not in wanted and is_unset(bnet.net, name))]
+    return {name: given[name].detach().to(device) for name in kept}
 
 
 def _batch(example: Any) -> int:

@@ -13,6 +13,7 @@ from bayesprune import data, nets
 from bayesprune.fitting.given import loader_of
 from bayesprune.likelihoods.batch import count_examples, parted
 from bayesprune.runs.expressions import arguments
+from bayesprune.runs.files import is_file, read
 from bayesprune.runs.own import attribute, module_of, telling
 from bayesprune.runs.suggestions import suggestion
 
@@ -67,7 +68,8 @@ def find_net(text: str) -> nn.Module:
 
 
 def find_data(text: str, batch: int) -> Data:
-    """The data of a name: ``digits``, ``uci:yacht(split=1)``, or ``my_module:make_data``.
+    """The data of a name: ``digits``, ``uci:yacht(split=1)``, a file (``csv:…``, ``images:…``, ``npz:…``, ``hf:…``), or
+    ``my_module:make_data``.
 
     The user's attribute is, or gives, a :class:`bayesprune.data.Splits`, or a pair (train, test) or triple (train,
     validation, test) of datasets or of loaders.
@@ -77,6 +79,7 @@ def find_data(text: str, batch: int) -> Data:
         batch: examples a batch; loaders of the user's keep their own.
 
     Raises:
+        FileNotFoundError: there is no such file or folder.
         ValueError: no such data, or they are nothing of the kind.
 
     >>> find_data("digits", batch=64).size
@@ -86,7 +89,7 @@ def find_data(text: str, batch: int) -> Data:
     if text.startswith("uci:"):
         name, parenthesis, rest = text.removeprefix("uci:").partition("(")
         text = f"uci({name.strip()!r}, {rest}" if parenthesis else f"uci({name.strip()!r})"
-    found = _made(text, ours, "data", (data.Splits, tuple, list))
+    found = read(text) if is_file(text) else _made(text, ours, "data", (data.Splits, tuple, list))
     classes = found.classes if isinstance(found, data.Splits) else ()
     if isinstance(found, data.Splits):
         found = found.train, found.val, found.test
