@@ -1,5 +1,6 @@
 """The ``bayesprune fit`` command."""
 
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,7 +66,9 @@ def run(
     precision: Annotated[
         str | None, typer.Option(help="no (the default) or bf16.", autocompletion=among("no", "bf16"))
     ] = None,
-    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("run"),
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; run by default, or run-2, … where another run is in it.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")] = False,
     trust: Trust = False,
     json: Json = False,
@@ -84,8 +87,7 @@ def run(
         given["rules"] = tuple(rules)
     if recipe is not None:
         given = {**vars(runs.Recipe.read(recipe)), **given}
-    folder = runs.RunFolder(out, trust)
-    there = _there(folder, given, overwrite)
+    folder, there = _folder(out, trust, given, overwrite)
     wanted = runs.Recipe.of({"threads": runs.threads_here(), **given}) if there is None or overwrite else there
     if not trust:
         named = [name for name in ("net", "data", "rules", "prune") if options[name]]
@@ -112,7 +114,7 @@ def run(
             raise
     last = history.epochs[-1]
     if json:
-        show_json({"folder": str(out), "seconds": history.seconds, **last.to_dict()})
+        show_json({"folder": str(folder.path), "seconds": history.seconds, **last.to_dict()})
         return
     tell(
         f"{folder} holds a posterior, fitted in {history.seconds:.0f} s: NLL {last.nll:.4f} nats per example, "
@@ -122,6 +124,32 @@ def run(
         say("the dense net was not trained, so a report has nothing to compare with: --pretrain 5, or --start net.pt")
     keep = getattr(prepared.recipe.schedule(), "keep", None)
     tell(f"next: {folder.command('masks', '' if keep is None else f'--keep {keep:g}')}")
+
+
+class _AnotherRunError(FileExistsError):
+    """A folder holds another run than the one that is asked for."""
+
+
+def _folder(
+    out: Path | None, trust: bool, given: dict[str, Any], overwrite: bool
+) -> "tuple[runs.RunFolder, runs.Recipe | None]":
+    """The folder of this run, and the recipe there that it goes on with.
+
+    Where none is named it is the first of ``run``, ``run-2``, … that holds no other run.
+    """
+    if out is not None or overwrite:
+        folder = runs.RunFolder(out or Path("run"), trust)
+        return folder, _there(folder, given, overwrite)
+    for number in count(1):
+        folder = runs.RunFolder(Path("run" if number == 1 else f"run-{number}"), trust)
+        try:
+            there = _there(folder, given, overwrite)
+        except _AnotherRunError:
+            continue
+        if number > 1 and there is None:
+            say(f"run/ holds another run: this one goes to {folder}")
+        return folder, there
+    raise AssertionError  # numbers do not end
 
 
 def _there(folder: "runs.RunFolder", given: dict[str, Any], overwrite: bool) -> "runs.Recipe | None":
@@ -139,7 +167,7 @@ def _there(folder: "runs.RunFolder", given: dict[str, Any], overwrite: bool) -> 
     noted = ("versions", "start_sha256")  # by the run itself
     other = there.differences({name: value for name, value in given.items() if name not in noted})
     if other:
-        raise FileExistsError(
+        raise _AnotherRunError(
             f"{folder} holds another run ({'; '.join(other)}): name another folder with --out, or add --overwrite"
         )
     if folder.finished:

@@ -164,7 +164,7 @@ def verify(
     dense = copied(bnet.net).to(device).eval()
     values = {**dict(dense.named_parameters()), **dict(dense.named_buffers())}
     state = bnet.state() if state is None else state
-    means, variances = state.means, state.variances
+    means, variances = state.values, state.variances
     packed = export(dense, means, kept, example=example, plan=plan)
     sds = {name: var.sqrt() for name, var in variances.items()}
     spread = export(dense, {**means, **sds}, kept, example=example, plan=plan)

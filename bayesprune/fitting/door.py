@@ -77,9 +77,11 @@ def fit(
         precision: the old name of ``autocast``.
 
     Threads take turns, one step at a time: a net that is predicted from meanwhile is as the last step left it, and with
-    a ``seed`` a fit gives what it gives alone. What other code draws from torch's global generator in another thread
-    while a step runs, bayesprune cannot keep apart: make nets before. A callback or loader that waits for another
-    thread's fit or prediction would wait for ever: the turn is this thread's until the step ends.
+    a ``seed`` a fit gives what it gives alone. Outside of the main thread, or beside another that is no daemon, its
+    draws come from a generator of its own, at some microseconds an operator: what other code draws meanwhile changes
+    nothing, but for draws on CUDA. A daemon that draws beside the main thread's fit is not noticed: make nets before.
+    A callback or loader that waits for another thread's fit or prediction would wait for ever: the turn is this
+    thread's until the step ends.
 
     Returns:
         NLL, KL and kept fraction per epoch. After Ctrl-C the fit ends with what it has, ``interrupted`` set.

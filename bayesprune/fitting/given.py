@@ -35,8 +35,8 @@ def net_under(model: Any, guide: Any = None) -> BayesianNet:
     Raises:
         ValueError: there is none, or there are several.
     """
-    nets = {m for part in (model, guide) if isinstance(part, nn.Module) for m in part.modules()}
-    nets = {m for m in nets if isinstance(m, BayesianNet)} | {
+    modules = {m for part in (model, guide) if isinstance(part, nn.Module) for m in part.modules()}
+    nets = {m for m in modules if isinstance(m, BayesianNet)} | {
         owner for owner in [getattr(guide, "__self__", None)] if isinstance(owner, BayesianNet)
     }
     if len(nets) == 1:

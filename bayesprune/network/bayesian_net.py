@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from bayesprune._memory import check_memory
+from bayesprune._state_dicts import StateDict, is_unset, saved_names, set_buffer, whole
 from bayesprune._turns import in_turn
 from bayesprune.draws.gaussian import (
     Estimator,
@@ -30,7 +31,7 @@ from bayesprune.network.borrowed import borrowed
 from bayesprune.network.extra import packed, unpacked
 from bayesprune.network.padding import ReadElsewhere
 from bayesprune.network.recompute import recomputing
-from bayesprune.network.rules import Key, posteriors_of
+from bayesprune.network.rules import posteriors_of
 from bayesprune.network.state import Grid, PosteriorState
 from bayesprune.network.substitute import call_on
 from bayesprune.network.tree import Tree, put, tensors
@@ -76,7 +77,7 @@ class BayesianNet(nn.Module):
 
     observation: Likelihood | None
 
-    def __init__(self, net: nn.Module, rules: Mapping[Key, Method | None], *, estimator: Estimator = "local") -> None:
+    def __init__(self, net: nn.Module, rules: Mapping[Any, Method | None], *, estimator: Estimator = "local") -> None:
         super().__init__()
         if not isinstance(net, nn.Module):
             raise TypeError(f"BayesianNet needs an nn.Module, got {type(net).__name__}")
@@ -154,8 +155,23 @@ class BayesianNet(nn.Module):
             self.posteriors[name].release()
         self._padded = tuple(name for name in self._padded if name not in self._unpadded)
 
+    def make_room(self, values: Mapping[str, Tensor]) -> None:
+        """Hold, of the buffers that are None in the net as yet, those which are in ``values``, and no others.
+
+        A forward makes them of the data: a state that was saved after it has them, and one from before has not.
+        """
+        made = {name for name, _ in self._rest.named_buffers() if is_unset(self.net, name)}
+        for name in made - values.keys():
+            path, _, leaf = name.rpartition(".")
+            del self._rest.get_submodule(path)._buffers[leaf]
+        for name in values.keys() - made:
+            if is_unset(self.net, name):
+                put(self._rest, name, torch.empty_like(values[name], device=next(self.parameters()).device))
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Takes a ``state_dict`` of a version without extra state too: uses are then counted afresh."""
+        rest = f"{prefix}_rest."
+        self.make_room({n.removeprefix(rest): value for n, value in state_dict.items() if n.startswith(rest)})
         fresh = packed({"uses": {}, "sampled": []})
         super()._load_from_state_dict({f"{prefix}_extra_state": fresh, **state_dict}, prefix, *args)
 
@@ -236,8 +252,12 @@ class BayesianNet(nn.Module):
 
     @in_turn
     def run(self, values: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        """Run the net on ``values`` (parameter or buffer name → tensor), in this module's mode."""
-        mode = self.training
+        """Run the net on ``values`` (parameter or buffer name → tensor), in this module's mode.
+
+        Raises:
+            ValueError: a tied weight is given two values.
+        """
+        mode, values = self.training, self._with_unsaved(whole(values))
         how = [(v, v._root.estimator) for v in values.values() if isinstance(v, GaussianDraw)]
 
         @contextmanager
@@ -262,6 +282,14 @@ class BayesianNet(nn.Module):
         for name, buffer in appeared.items():
             put(self._rest, name, buffer.detach())
         return result
+
+    def _with_unsaved(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """``values`` with what they lack of the buffers that the net does not save, as they are here by now."""
+        missing = {name: buffer for name, buffer in self._rest.named_buffers() if name not in values}
+        if not missing:
+            return values
+        saved = set(saved_names(self.net).values())
+        return {**{name: buffer.clone() for name, buffer in missing.items() if name not in saved}, **values}
 
     def _release(self, names: Iterable[str]) -> None:
         """The padding rows of the weights ``names``, which are read elsewhere and trained there, get a posterior."""
@@ -306,14 +334,20 @@ class BayesianNet(nn.Module):
             grids={n: Grid(p.pattern, p.layout, p.kept.clone()) for n, p in posteriors.items()},
             coupled=tuple(tuple(names) for names in self.coupled()),
             rest={name: value.detach().clone() for name, value in tensors(self._rest)},
+            net=self.net,
         )
 
     def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Weight name → mean and variance of the effective weight, entry by entry; 0 and 0 where pruned."""
         return self.state().moments
 
-    def means(self) -> dict[str, Tensor]:
-        """Every parameter and buffer by its name in the net: posterior means where there is a posterior."""
+    def means(self) -> StateDict:
+        """The net's state dict, with posterior means where there is a posterior: ``net.load_state_dict`` takes it.
+
+        Tied weights are in it under each of their names. The buffers that the net does not save are in its attribute
+        ``unsaved``, from which :func:`bayesprune.export`, :func:`bayesprune.report` and :meth:`run` take them;
+        :meth:`write_into` writes these too.
+        """
         return self.state().means
 
     @torch.no_grad()
@@ -323,12 +357,17 @@ class BayesianNet(nn.Module):
         Raises:
             ValueError: its parameters and buffers have other names or shapes; nothing is written then.
         """
-        means, theirs = self.means(), {**dict(net.named_parameters()), **dict(net.named_buffers())}
+        means, theirs = self.state().values, {**dict(net.named_parameters()), **dict(net.named_buffers())}
+        made = {name: x for name, x in means.items() if name not in theirs and is_unset(net, name)}
+        theirs |= made
         shapes = [{name: tuple(x.shape) for name, x in tensors.items()} for tensors in (means, theirs)]
         if other := sorted(n for n in means.keys() | theirs.keys() if shapes[0].get(n) != shapes[1].get(n)):
             raise ValueError(f"the net is built in another way than this one's: {', '.join(other)} differ")
         for name, tensor in theirs.items():
-            tensor.copy_(means[name])
+            if name in made:
+                set_buffer(net, name, tensor.clone())
+            else:
+                tensor.copy_(means[name])
 
     def variances(self) -> dict[str, Tensor]:
         """Weight name → variance of the effective weight, entry by entry; 0 where pruned."""

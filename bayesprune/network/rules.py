@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -16,7 +17,8 @@ from bayesprune.patterns import Pattern, PatternError
 __all__ = ["FrozenWarning", "Key", "OutputLayerWarning", "posteriors_of"]
 
 Key = str | type[nn.Module]
-"""What a rule is for: a glob over parameter names, or a class of modules, which stands for their weights."""
+"""What a rule is for: a glob over parameter names, or a class of modules, which stands for their weights. A mapping's
+keys are invariant to a type checker, and ``dict[str, …]`` is no mapping from ``Key``: the doors take ``Any`` there."""
 
 
 class FrozenWarning(UserWarning):
@@ -27,7 +29,7 @@ class OutputLayerWarning(UserWarning):
     """A rule's glob matches a layer whose channels are the net's own outputs; it is left out."""
 
 
-def posteriors_of(net: nn.Module, rules: Mapping[Key, Method | None]) -> dict[str, tuple[Method, Posterior]]:
+def posteriors_of(net: nn.Module, rules: Mapping[Any, Method | None]) -> dict[str, tuple[Method, Posterior]]:
     """Give each parameter of ``net`` that a rule matches its method and posterior.
 
     Args:
@@ -42,6 +44,7 @@ def posteriors_of(net: nn.Module, rules: Mapping[Key, Method | None]) -> dict[st
     Warns:
         FrozenWarning: a glob matches weights that do not require a gradient; they are left out.
         OutputLayerWarning: ``Channel`` would prune the net's own outputs; these layers are left out.
+        UserWarning: a glob matches another name of a tied weight alone, which no rule matches by its first.
 
     Raises:
         TypeError: ``rules`` is no mapping, a rule's key is neither, or its value no method.
@@ -86,6 +89,7 @@ def posteriors_of(net: nn.Module, rules: Mapping[Key, Method | None]) -> dict[st
             FrozenWarning,
             stacklevel=3,
         )
+    _warn_of_ties(net, rules, taken)
     for key in rules:
         if key not in matched:
             shadow = next((k for k in rules if taken[k] & taken[key]), None)
@@ -178,9 +182,32 @@ def _tied(net: nn.Module, glob: Key) -> str | None:
     """That a glob matches another name of a tensor alone, where it does."""
     if not isinstance(glob, str):
         return None
-    first = {id(parameter): name for name, parameter in net.named_parameters()}
-    every = dict(net.named_parameters(remove_duplicate=False))
-    for name in matching(glob, every):
-        if (own := first[id(every[name])]) != name:
+    first = _first_names(net)
+    for name in matching(glob, first):
+        if (own := first[name]) != name:
             return f"{name!r} is tied to {own!r}, one tensor that goes by its first name; give {own!r} the rule"
     return None
+
+
+def _warn_of_ties(net: nn.Module, rules: Mapping[Key, Method | None], taken: Mapping[Key, set[str]]) -> None:
+    """Say so where a glob matches another name of a weight that no rule matches by its first."""
+    first = _first_names(net)
+    trained = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    missed = trained - set().union(*taken.values())
+    for glob in rules:
+        if not isinstance(glob, str) or rules[glob] is None:
+            continue
+        names = matching(glob, first)
+        left = [n for n in names if first[n] != n and first[n] in missed]
+        if left and taken[glob]:  # else the rule is refused
+            warnings.warn(
+                f"rule {glob!r} matches {left[0]!r}, which is tied to {first[left[0]]!r}: one tensor that goes by its "
+                "first name, which no rule matches, and which stays without a posterior",
+                stacklevel=4,
+            )
+
+
+def _first_names(net: nn.Module) -> dict[str, str]:
+    """Every name of every parameter → its tensor's first one."""
+    first = {id(parameter): name for name, parameter in net.named_parameters()}
+    return {name: first[id(parameter)] for name, parameter in net.named_parameters(remove_duplicate=False)}

@@ -2,23 +2,25 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, log
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from bayesprune._names import matching
 from bayesprune.fitting.generators import seeded
 from bayesprune.fitting.given import batches_of
-from bayesprune.layout import layout_of
 from bayesprune.likelihoods import Categorical, Likelihood, Normal
 from bayesprune.likelihoods.batch import call, count_examples, parted
 from bayesprune.likelihoods.guessed import guessed
 from bayesprune.methods import Deterministic
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.one_shot.conditioning import condition_weight
-from bayesprune.one_shot.factors import factors_of
+from bayesprune.one_shot.factors import factors_of, watch
 from bayesprune.one_shot.laplace import Laplace, laplace_of
+from bayesprune.one_shot.products import UnfollowedError
 from bayesprune.patterns import Pattern, Unstructured
 from bayesprune.pruning.masking import Scope, check_keep, check_masks, select
 
@@ -43,7 +45,7 @@ def prune(
     loader: Iterable[Any],
     *,
     keep: float,
-    rules: Mapping[str, Pattern | None] | None = None,
+    rules: Mapping[Any, Pattern | None] | None = None,
     likelihood: Likelihood | None = None,
     scope: Scope = "global",
     shots: int | None = None,
@@ -63,8 +65,9 @@ def prune(
         loader: batches ``(x, y)``, a data set, or one batch; the first ``examples`` are read. Of targets only the kind
             matters, for labels are the net's own.
         keep: the fraction of the entries of all matched weights to keep, in (0, 1].
-        rules: glob over parameter names → pattern, or ``None`` for what is left alone; the first match wins. By default
-            single entries of every linear and convolution layer, but for weights that are tied to an embedding.
+        rules: glob over parameter names, or a class of layers → pattern, or ``None`` for what is left alone; the first
+            match wins. By default single entries of every linear and convolution layer, but for weights that are
+            shared. Layers that no rule names keep all their weights, and make up for what those before them lose.
         likelihood: how targets are distributed given the output; by default what the targets suggest, of numbers with
             the net's own residuals as noise, and classes where there are no targets.
         scope: whether ``keep`` is one budget for all weights together or one for each.
@@ -89,19 +92,22 @@ def prune(
     check_keep(keep, scope)
     if shots is not None and (not isinstance(shots, int) or shots < 1):
         raise ValueError(f"shots is an integer ≥ 1, got {shots!r}")
-    rules = _default_rules(net) if rules is None else {name: p for name, p in rules.items() if p is not None}
-    bnet = BayesianNet(net, {name: Deterministic(pattern) for name, pattern in rules.items()}).eval()
+    rules = dict.fromkeys(layers_of(net), Unstructured()) if rules is None else rules
+    bnet = BayesianNet(net, {name: p if p is None else Deterministic(p) for name, p in rules.items()}).eval()
     data = Calibration.of(bnet, loader, examples, likelihood, size)
+    wide = _with_followers(bnet, data, left=_left_alone(net, rules))
     shots = shots or max(1, ceil(log(keep) / log(0.7)))
     dense = bnet.means()
     values = dict(dense)
     with seeded(seed):
         for shot in range(1, shots + 1):
-            found = data.posteriors(bnet, values)
+            found = data.posteriors(wide, values)
             scores = {n: found[n].snr_squared(p.pattern, p.layout).sqrt() for n, p in bnet.posteriors.items()}
             bnet.prune(select(bnet, scores, keep ** (shot / shots), scope))
-            _condition(bnet, found, values, dense, data)
-    return Pruned(values, {name: p.entries().clone() for name, p in bnet.posteriors.items()})
+            masks = {name: p.entries().clone() for name, p in bnet.posteriors.items()}
+            wide.prune(masks)
+            _condition(wide, found, values, dense, data)
+    return Pruned(values, masks)
 
 
 @torch.no_grad()
@@ -139,12 +145,13 @@ def condition(
     bnet = BayesianNet(net, {name: Deterministic() for name in masks}).eval()
     check_masks(bnet, masks)
     data = Calibration.of(bnet, loader, examples, likelihood, size)
+    wide = _with_followers(bnet, data)
     dense = bnet.means()
     values = dict(dense)
     with seeded(seed):
-        found = data.posteriors(bnet, values)
-    bnet.prune(masks)
-    _condition(bnet, found, values, dense, data)
+        found = data.posteriors(wide, values)
+    wide.prune(masks)
+    _condition(wide, found, values, dense, data)
     return values
 
 
@@ -176,6 +183,41 @@ class Calibration:
         layouts = {name: p.layout for name, p in bnet.posteriors.items()}
         factors = factors_of(bnet, values, self.batches, self.likelihood)
         return {n: laplace_of(values[n], layouts[n], f, self.size) for n, f in factors.items()}
+
+
+def _with_followers(bnet: BayesianNet, data: Calibration, left: Iterable[str] = ()) -> BayesianNet:
+    """The net with its other layers beside, as far as they can be followed: they make up for what went before them."""
+    others = [name for name in layers_of(bnet.net) if name not in bnet.posteriors and name not in set(left)]
+    while True:
+        wide = BayesianNet(bnet.net, dict.fromkeys([*bnet.posteriors, *others], Deterministic())).eval()
+        used: list[str] = []
+        values = {name: value.detach() for name, value in wide.means().items()}
+        try:
+            with torch.enable_grad():  # or the values would be copied
+                watch(wide, values, data.batches[0][0], partial(_note, used))
+        except UnfollowedError as error:
+            if error.name in bnet.posteriors:
+                raise
+            others.remove(error.name)
+            continue
+        if set(others) <= set(used):
+            return wide
+        others = [name for name in others if name in used]
+
+
+def _note(used: list[str], name: str, *seen: Any) -> None:
+    used.append(name)
+
+
+def _left_alone(net: nn.Module, rules: Mapping[Any, Pattern | None]) -> set[str]:
+    names = [name for name, _ in net.named_parameters()]
+    found: set[str] = set()
+    for key, pattern in rules.items():
+        if pattern is None and isinstance(key, str):
+            found.update(matching(key, names))
+        elif pattern is None and isinstance(key, type):
+            found.update(n for n in names if isinstance(net.get_submodule(n.rpartition(".")[0]), key))
+    return found
 
 
 def _condition(
@@ -223,19 +265,22 @@ def _output(bnet: BayesianNet, x: Any) -> Any:
     return call(lambda *a, **k: bnet.run(bnet.means(), *a, **k), x)
 
 
-def _default_rules(net: nn.Module) -> dict[str, Pattern]:
-    """Single entries of every weight of a linear or convolution layer that is not shared."""
+def layers_of(net: nn.Module) -> list[str]:
+    """The weights of linear and convolution layers, but for those that are frozen or shared.
+
+    Raises:
+        ValueError: there are none.
+    """
     owners: dict[int, int] = {}
     for _, parameter in net.named_parameters(remove_duplicate=False):
         owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    found: dict[str, Pattern] = {}
+    found = []
     for name, parameter in net.named_parameters():
         owner = net.get_submodule(name.rpartition(".")[0])
         layer = isinstance(owner, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention))
         layer = layer or (type(owner).__name__ == "Conv1D" and hasattr(owner, "nf"))
-        whole = parameter.dim() > 1 and parameter.requires_grad and owners[id(parameter)] == 1
-        if layer and whole and not layout_of(net, name).kernel[3:]:
-            found[name] = Unstructured()
+        if layer and parameter.dim() > 1 and parameter.requires_grad and owners[id(parameter)] == 1:
+            found.append(name)
     if not found:
         raise ValueError("the net has no linear or convolution layer to prune: name weights with rules=")
     return found

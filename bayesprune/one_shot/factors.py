@@ -17,7 +17,7 @@ from bayesprune.layout import Layout
 from bayesprune.likelihoods import Categorical, Likelihood, Normal
 from bayesprune.likelihoods.batch import call
 from bayesprune.network.bayesian_net import BayesianNet
-from bayesprune.one_shot.products import Products, rows_out
+from bayesprune.one_shot.products import Products, UnfollowedError, rows_out
 
 __all__ = ["Factors", "Seen", "factors_of", "watch"]
 
@@ -82,8 +82,8 @@ def factors_of(
             normal targets of up to 16 outputs an example; else one draw of the labels stands for it.
 
     Raises:
-        UnfollowedError: a weight is read in a way that is not known.
-        ValueError: a weight that no example reached, or activations or gradients that are not finite: it is named.
+        UnfollowedError: a weight that no example reached, or that is read in a way that is not known.
+        ValueError: activations or gradients that are not finite: the weight is named.
     """
     layouts = {name: p.layout for name, p in bnet.posteriors.items()}
     values = {name: value.detach() for name, value in values.items()}
@@ -112,7 +112,7 @@ def factors_of(
             factors.examples += len(output)
     if unused := layouts.keys() - found.keys():
         name = min(unused)
-        raise ValueError(f"the forward never used {name!r} on this data: leave it out by a rule of its own, None")
+        raise UnfollowedError(name, f"the forward never used {name!r} on this data")
     for what in ("inputs", "outputs"):  # inputs first: one layer's spoil the gradients of all
         for name, factors in found.items():
             if not bool(torch.isfinite(getattr(factors, what)).all()):

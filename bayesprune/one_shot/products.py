@@ -20,7 +20,7 @@ __all__ = ["Products", "UnfollowedError", "rows_in", "rows_out"]
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _ADDMM = (torch.addmm, torch.Tensor.addmm)
-_NAMES = {
+_NAMES: dict[Any, tuple[str, ...]] = {
     F.linear: ("input", "weight", "bias"),
     **dict.fromkeys(_CONVOLUTIONS, ("input", "weight", "bias")),
     **dict.fromkeys(_ADDMM, ("input", "mat1", "mat2")),
@@ -32,7 +32,11 @@ Seen = Callable[[str, Callable[[Tensor], Tensor], Tensor, Tensor | None, Tensor]
 
 
 class UnfollowedError(ValueError):
-    """A weight that a forward pass reads in a way of which no inputs and outputs are known."""
+    """A weight that a forward pass does not use, or in a way of which no inputs and outputs are known."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"{message}: leave {name!r} out by a rule of its own, None")
+        self.name = name
 
 
 class Products(TorchFunctionMode):
@@ -98,8 +102,7 @@ class Products(TorchFunctionMode):
         if how == "__get__":
             how = getattr(getattr(func, "__self__", None), "__name__", how)
         return UnfollowedError(
-            f"the forward reads {name!r} by {how!r}, of which its inputs and outputs are not known: leave it out by a "
-            "rule of its own, None"
+            name, f"the forward reads {name!r} by {how!r}, of which its inputs and outputs are not known"
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
+from bayesprune._state_dicts import is_unset, whole
 from bayesprune.evaluation.verification import Rival, Role, verify
 from bayesprune.fitting.batches import split
 from bayesprune.fitting.generators import seeded
@@ -104,7 +105,7 @@ def report(
 def _values(bnet: BayesianNet, control: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A control's parameters and buffers, where the net is. Raises ``ValueError`` where they are not the net's."""
     wanted = dict(tensors(bnet.net))
-    given = dict(tensors(control)) if isinstance(control, nn.Module) else dict(control)
+    given = dict(tensors(control)) if isinstance(control, nn.Module) else dict(whole(control))
     device = next(iter(bnet.parameters())).device
     for name, value in wanted.items():
         if name not in given or given[name].shape != value.shape:
@@ -112,7 +113,8 @@ def _values(bnet: BayesianNet, control: nn.Module | Mapping[str, Tensor]) -> dic
             raise ValueError(
                 f"control is the same net trained on: its {name!r} {there}, where the net's has {tuple(value.shape)}"
             )
-    return {name: given[name].detach().to(device) for name in wanted}
+    kept = [*wanted, *(name for name in given if name not in wanted and is_unset(bnet.net, name))]
+    return {name: given[name].detach().to(device) for name in kept}
 
 
 def _batch(example: Any) -> int:

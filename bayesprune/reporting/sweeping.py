@@ -191,11 +191,11 @@ def sweep(
                 kept = {(UNPRUNED, 1.0): {name: p.entries() for name, p in bnet.posteriors.items()}}
                 for (name, saliency), k in product(zip(names, saliencies, strict=True), keep):
                     kept[name, k] = _pruned(bnet, state, saliency, k, scope, seed)
-                size = {of: _size(bnet, state.means, mask, example if latency else None) for of, mask in kept.items()}
+                size = {of: _size(bnet, state.values, mask, example if latency else None) for of, mask in kept.items()}
                 for corrupt, severity in [(None, 0), *product(corruptions, severities)]:
                     shown = batches if corrupt is None else _spoilt(batches, corrupt, severity, seed)
                     spoilt: dict[str, Any] = {"corruption": corrupt.__name__ if corrupt else None, "severity": severity}
-                    scores = {of: _score(bnet, state.means, mask, shown, draws, seed) for of, mask in kept.items()}
+                    scores = {of: _score(bnet, state.values, mask, shown, draws, seed) for of, mask in kept.items()}
                     for of, found in scores.items():
                         rise = _worst(scores[UNPRUNED, 1.0], found) if of[0] != UNPRUNED else {}
                         points.append(Point(of[0], index, seed, of[1], score=found, **size[of], **rise, **spoilt))

@@ -77,7 +77,7 @@ def sparsify(
     *,
     keep: float = 0.05,
     likelihood: Likelihood | None = None,
-    rules: Mapping[str | type[nn.Module], Method | None] | None = None,
+    rules: Mapping[Any, Method | None] | None = None,
     epochs: int = 40,
     lr: float = 2e-3,
     control: bool = True,

@@ -16,6 +16,7 @@ from accelerate.utils import send_to_device
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bayesprune._state_dicts import is_unset, set_buffer
 from bayesprune.evaluation.prediction import known_observation
 from bayesprune.fitting.devices import check_device
 from bayesprune.fitting.door import fit
@@ -96,14 +97,14 @@ def train(prepared: Prepared, folder: RunFolder, say: Say) -> History:
                 dense = BayesianNet(net, {})
                 stage, lr = "training the dense net", recipe.pretrain_lr
                 _fit(dense, prepared, folder, stage, say, epochs=recipe.pretrain, lr=lr)
-                _copy(net, dense.means())
+                dense.write_into(net)
             folder.write_tensors(folder.dense_file, _tensors(net))
         _fill(net, folder.read_tensors(folder.dense_file)[0], folder.dense_file)
         if recipe.control and not folder.control_file.exists():
             longer = BayesianNet(net, {})
             stage = "training the dense control"
             _fit(longer, prepared, folder, stage, say, epochs=recipe.epochs, lr=recipe.lr)
-            folder.write_tensors(folder.control_file, longer.means())
+            folder.write_tensors(folder.control_file, longer.state().values)
         bnet = _bayesian(net, recipe)
         settings: dict[str, Any] = {
             "epochs": recipe.epochs,
@@ -234,6 +235,11 @@ def _copy(module: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def _fill(module: nn.Module, values: Mapping[str, Tensor], file: Path) -> None:
+    if isinstance(module, BayesianNet):
+        rest = "_rest."
+        module.make_room({n.removeprefix(rest): x for n, x in values.items() if n.startswith(rest)})
+    for name in [n for n in values if is_unset(module, n)]:
+        set_buffer(module, name, values[name].to(next(module.parameters()).device))
     there = {name: tuple(x.shape) for name, x in _tensors(module).items()}
     found = {name: tuple(x.shape) for name, x in values.items()}
     if there != found:

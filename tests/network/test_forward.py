@@ -73,8 +73,8 @@ def test_the_prior_has_a_door_of_its_own(training: bool) -> None:
     bnet = new(-8.0).train(training)
     with torch.no_grad():
         drawn = torch.stack([bnet.prior(X[:1]) for _ in range(300)])
-    assert float(drawn.std(0).min()) > 3  # entries have sd 5, hidden units up to 1
-    assert float((bnet(X[:1]) - bnet.net(X[:1])).abs().max()) < 0.1
+        assert float(drawn.std(0).min()) > 3  # entries have sd 5, hidden units up to 1
+        assert float((bnet(X[:1]) - bnet.net(X[:1])).abs().max()) < 0.1
 
 
 @pytest.mark.parametrize("training", [True, False])
