@@ -104,7 +104,7 @@ def test_what_does_not_overlap_is_right(how, tmp_path):
     masks, means = bp.masks(bnet, keep=0.5), bnet.means()
     sparse = bp.export(net, means, masks, example=x, formats={"*": CSR()})
     bp.save(sparse, tmp_path / "model")
-    values = {**means, **{name: means[name] * mask for name, mask in masks.items()}}
+    values = {**bnet.state().values, **{name: means[name] * mask for name, mask in masks.items()}}
     expected = functional_call(net, values, (x,))
     for found in (sparse, bp.load(tmp_path / "model", net=net), bp.compact(net, means, masks, example=x).net):
         torch.testing.assert_close(found(x), expected, rtol=1e-4, atol=1e-5)

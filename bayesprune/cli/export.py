@@ -11,7 +11,9 @@ from bayesprune.cli.output import loading, show_json, tell
 from bayesprune.sparse import bench, compact, planning
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
 
     from bayesprune.sparse.formats.quantised import Bits
 
@@ -57,7 +59,8 @@ def run(
         recipe, bnet = open_run(folder, device)
         runs.use_threads(recipe, threads)
         example = runs.example_of(runs.open_data(recipe if batch is None else recipe.but(batch=batch)), bnet)
-        net, means, variances = bnet.net, bnet.means(), bnet.variances()
+        net, variances = bnet.net, bnet.variances()
+        means: Mapping[str, Tensor] = bnet.means()
         widths: Bits = pruning.bit_widths(bnet, masks) if bits == "posterior" else int(bits) if bits else None
         smaller, about = None, {}
         if cut:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
+from importlib.util import find_spec
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,13 +19,15 @@ from bayesprune._copies import copied
 from bayesprune.evaluation.passes import steady
 from bayesprune.evaluation.prediction import draw_outputs, evaluating, known_observation, run_over
 from bayesprune.evaluation.scoring import Losses, Score, losses, score, summary
+from bayesprune.fitting.given import batches_of, net_of
+from bayesprune.fitting.supervised import SupervisedModel
 from bayesprune.likelihoods.batch import call
 from bayesprune.methods.deterministic import Deterministic
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.state import PosteriorState
 from bayesprune.pruning.masking import EmptyLayerWarning, masks
 from bayesprune.pruning.saliency import magnitude
-from bayesprune.sparse import Plan, compressed, export, save
+from bayesprune.sparse import Compressed, Plan, compressed, export, save
 from bayesprune.sparse.saving.byte_counts import ByteCount, byte_counts
 from bayesprune.sparse.surgery.masked import masked_copy
 from bayesprune.sparse.timing.interleaved import time_interleaved
@@ -131,9 +134,9 @@ class Verification:
 
 @torch.no_grad()
 def verify(
-    bnet: BayesianNet,
+    bnet: BayesianNet | SupervisedModel,
     kept: Masks,
-    loader: Iterable[Any],
+    loader: Any,
     plan: Plan,
     example: Any,
     *,
@@ -156,12 +159,13 @@ def verify(
     Raises:
         ValueError: no observation model, no targets, a loader whose order changes, or a rival named as one of our rows.
     """
-    observation, loader = known_observation(bnet), steady(loader)
+    bnet = net_of(bnet)
+    observation, loader = known_observation(bnet), steady(batches_of(loader, scored=True))
     device = next(iter(bnet.parameters())).device
     dense = copied(bnet.net).to(device).eval()
     values = {**dict(dense.named_parameters()), **dict(dense.named_buffers())}
     state = bnet.state() if state is None else state
-    means, variances = state.means, state.variances
+    means, variances = state.values, state.variances
     packed = export(dense, means, kept, example=example, plan=plan)
     sds = {name: var.sqrt() for name, var in variances.items()}
     spread = export(dense, {**means, **sds}, kept, example=example, plan=plan)
@@ -220,7 +224,7 @@ def verify(
         losses=each,
         outputs={role: tree_map(itemgetter(0), found) for role, (found, _) in shown.items()},
         targets=observation.check(tree_map(itemgetter(0), before[0]), before[1]),
-        sizes=byte_counts(dense, kept, packed, compressed(packed, variances=variances)),
+        sizes=byte_counts(dense, kept, packed, _compressed(packed, variances)),
     )
 
 
@@ -238,6 +242,11 @@ def masked_forward(bnet: BayesianNet, weights: Mapping[str, Tensor], masks: Mask
 def density(kept: Masks) -> float:
     """The fraction of the entries of all masks together that stays."""
     return sum(int(m.sum()) for m in kept.values()) / max(sum(m.numel() for m in kept.values()), 1)
+
+
+def _compressed(packed: nn.Module, variances: Mapping[str, Tensor]) -> Compressed | None:
+    """The compressed file; ``None`` where what codes it is not installed."""
+    return None if find_spec("constriction") is None else compressed(packed, variances=variances)
 
 
 def _on_disk(module: nn.Module) -> int:

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bayesprune._state_dicts import is_unset
+from bayesprune.network.bayesian_net import BayesianNet
+
 __all__ = ["misfits", "optimizer_state", "random_states", "set_optimizer_state", "set_random_states"]
 
 
@@ -31,6 +34,13 @@ def set_optimizer_state(optimizer: torch.optim.Optimizer, net: nn.Module, state:
 def misfits(net: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> list[str]:
     """What of a saved ``net`` and ``optimizer`` does not fit the ones at hand, in words; nothing is changed."""
     there, saved = _shapes(net.state_dict()), _shapes(state["net"])
+    for path, module in net.named_modules(remove_duplicate=False):
+        if isinstance(module, BayesianNet):  # what a forward makes may be there or not
+            of_it = f"{path}._rest.".lstrip(".")
+            for shapes in (there, saved):
+                made = [n for n in shapes if n.startswith(of_it) and is_unset(module.net, n.removeprefix(of_it))]
+                for name in made:
+                    del shapes[name]
     apart = [
         f"{name} was {saved.get(name, 'not there')} and is {there.get(name, 'not there')}"
         for name in {**saved, **there}

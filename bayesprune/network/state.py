@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bayesprune._state_dicts import StateDict
 from bayesprune.layout import Layout
 from bayesprune.patterns import Pattern
 
@@ -52,6 +53,7 @@ class PosteriorState:
         grids: weight name → its groups, and which are kept.
         coupled: the weights whose groups are decided on together, more than one in each tuple.
         rest: every parameter and buffer without a posterior, by name.
+        net: the net, which says how its ``state_dict`` lists them.
 
     >>> from bayesprune import BayesianNet, SparseVD
     >>> state = BayesianNet(torch.nn.Linear(4, 3), {"weight": SparseVD()}).state()
@@ -63,6 +65,7 @@ class PosteriorState:
     grids: Mapping[str, Grid]
     coupled: tuple[tuple[str, ...], ...]
     rest: Mapping[str, Tensor]
+    net: nn.Module
 
     @property
     def kept(self) -> dict[str, Tensor]:
@@ -79,9 +82,14 @@ class PosteriorState:
         return found
 
     @property
-    def means(self) -> dict[str, Tensor]:
-        """Every parameter and buffer by its name in the net: posterior means where there is a posterior."""
+    def values(self) -> dict[str, Tensor]:
+        """Every parameter and buffer by its first name in the net: posterior means where there is a posterior."""
         return {**{name: mean for name, (mean, _) in self.moments.items()}, **self.rest}
+
+    @property
+    def means(self) -> StateDict:
+        """:attr:`values` as the net's ``state_dict`` lists them: tied ones under each name, unsaved buffers aside."""
+        return StateDict.of(self.net, self.values)
 
     @property
     def variances(self) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -19,6 +20,9 @@ def everywhere(net: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor
     >>> m = nn.Linear(2, 2, bias=False)
     >>> list(everywhere(nn.Sequential(m, nn.ReLU(), m), {"0.weight": m.weight}))
     ['0.weight']
+
+    Raises:
+        ValueError: one tensor is given two values, by two of its names.
     """
     places: dict[int, list[str]] = {}
     first: dict[str, list[str]] = {}
@@ -29,7 +33,16 @@ def everywhere(net: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor
                 found = places.setdefault(id(tensor), [])
                 found.append(prefix + leaf)
                 first[prefix + leaf] = found
-    return {place: value for name, value in values.items() for place in first.get(name, (name,))}
+    placed: dict[str, Tensor] = {}
+    for name, value in values.items():
+        for place in first.get(name, (name,)):
+            other = placed.setdefault(place, value)
+            if other is not value and not torch.equal(other, value):
+                raise ValueError(
+                    f"{' and '.join(repr(n) for n in first[name] if n in values)} are one tensor of the net, and are "
+                    "given different values: give it one, by its first name"
+                )
+    return placed
 
 
 def call_on(net: nn.Module, values: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:

@@ -2,6 +2,9 @@
 
 from .curve import Curve as Curve
 from .curve import Point as Point
+from .hub import from_pretrained as from_pretrained
+from .hub import push_to_hub as push_to_hub
+from .hub import save_pretrained as save_pretrained
 from .report import report as report
 from .result import Report as Report
 from .sweeping import sweep as sweep

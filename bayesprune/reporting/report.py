@@ -1,14 +1,17 @@
 """Make a report: compare a pruned posterior with the dense net and magnitude pruning on one data set."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
+from bayesprune._state_dicts import is_unset, whole
 from bayesprune.evaluation.verification import Rival, Role, verify
 from bayesprune.fitting.batches import split
 from bayesprune.fitting.generators import seeded
+from bayesprune.fitting.given import batches_of, net_of
+from bayesprune.fitting.supervised import SupervisedModel
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.tree import tensors
 from bayesprune.pruning.masking import check_masks
@@ -25,9 +28,9 @@ __all__ = ["report"]
 
 
 def report(
-    bnet: BayesianNet,
+    bnet: BayesianNet | SupervisedModel,
     masks: Mapping[str, Tensor],
-    loader: Iterable[Any],
+    loader: Any,
     *,
     draws: int = 20,
     control: nn.Module | Mapping[str, Tensor] | None = None,
@@ -42,9 +45,9 @@ def report(
     control, that net trained on in the same loop for as many epochs. Without one the report says how far it lags.
 
     Args:
-        bnet: the net with its posterior, fitted.
+        bnet: the net with its posterior, fitted, or the model that was.
         masks: weight name → bool, as :func:`bayesprune.masks` gives.
-        loader: batches ``(x, y)`` in a fixed order. Latency is measured on the first one.
+        loader: batches ``(x, y)`` in a fixed order, a ``Dataset``, or one batch. Latency is measured on the first one.
         draws: draws of the posterior predictive.
         control: the dense net after as many epochs as the posterior was fitted for, or its parameters and buffers by
             name: ``dense = bp.BayesianNet(net, {})``, fitted with the posterior's epochs and rate, has them as
@@ -56,6 +59,7 @@ def report(
         seed: fixes the draws, and leaves the global generator as it was.
 
     Raises:
+        TypeError: no net with a posterior, or no data.
         ValueError: masks or a control that do not fit, no data, a loader whose order changes, no observation model,
             another number of names than of classes, or a baseline named as one of the report's own rows.
 
@@ -68,6 +72,7 @@ def report(
     >>> [row.name for row in found.models][:2], found.weights[0].kept
     (['dense', 'posterior mean, pruned'], 0.5)
     """
+    bnet, loader = net_of(bnet), batches_of(loader, scored=True)
     check_masks(bnet, masks)
     trained = None if control is None else _values(bnet, control)
     if isinstance(loader, Iterator):
@@ -102,7 +107,7 @@ def report(
 def _values(bnet: BayesianNet, control: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A control's parameters and buffers, where the net is. Raises ``ValueError`` where they are not the net's."""
     wanted = dict(tensors(bnet.net))
-    given = dict(tensors(control)) if isinstance(control, nn.Module) else dict(control)
+    given = dict(tensors(control)) if isinstance(control, nn.Module) else dict(whole(control))
     device = next(iter(bnet.parameters())).device
     for name, value in wanted.items():
         if name not in given or given[name].shape != value.shape:
@@ -110,7 +115,8 @@ def _values(bnet: BayesianNet, control: nn.Module | Mapping[str, Tensor]) -> dic
             raise ValueError(
                 f"control is the same net trained on: its {name!r} {there}, where the net's has {tuple(value.shape)}"
             )
-    return {name: given[name].detach().to(device) for name in wanted}
+    kept = [*wanted, *(name for name in given if name not in wanted and is_unset(bnet.net, name))]
+    return {name: given[name].detach().to(device) for name in kept}
 
 
 def _batch(example: Any) -> int:

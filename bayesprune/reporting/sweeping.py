@@ -18,6 +18,8 @@ from bayesprune.evaluation.scoring import Score, score
 from bayesprune.evaluation.verification import density, masked_forward, score_forward
 from bayesprune.fitting.batches import split
 from bayesprune.fitting.generators import seeded
+from bayesprune.fitting.given import batches_of, net_of
+from bayesprune.fitting.supervised import SupervisedModel
 from bayesprune.likelihoods.batch import call
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.state import PosteriorState
@@ -32,8 +34,8 @@ __all__ = ["sweep"]
 
 
 def sweep(
-    bnets: BayesianNet | Sequence[BayesianNet],
-    loader: Iterable[Any],
+    bnets: BayesianNet | SupervisedModel | Sequence[BayesianNet | SupervisedModel],
+    loader: Any,
     *,
     keep: Sequence[float] = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01),
     saliencies: Sequence[Saliency] = (snr, magnitude, random),
@@ -49,7 +51,7 @@ def sweep(
     Args:
         bnets: the net with its posterior, fitted; or several, fits with different seeds, for a spread. What a schedule
             pruned while fitting stays pruned, so a fit without one shows the whole curve.
-        loader: batches ``(x, y)`` in a fixed order.
+        loader: batches ``(x, y)`` in a fixed order, a ``Dataset``, or one batch.
         keep: fractions of the entries of all matched weights to keep, in (0, 1].
         saliencies: what ranks groups, such as :func:`bayesprune.snr`; told apart by their names.
         scope: whether a budget is one for all weights together or one for each.
@@ -65,6 +67,7 @@ def sweep(
         A point for each net, seed, ranking and budget, and the unpruned net; under each corruption as well.
 
     Raises:
+        TypeError: no net with a posterior, or no data.
         ValueError: a budget out of range, no budgets, saliencies, seeds or data, two saliencies of one name, no
             targets, or no observation model.
 
@@ -75,7 +78,7 @@ def sweep(
     >>> [(point.saliency, point.weights) for point in curve.points]
     [('unpruned', 120), ('snr', 60), ('snr', 12)]
     """
-    nets = [bnets] if isinstance(bnets, BayesianNet) else list(bnets)
+    nets = [net_of(bnet) for bnet in (bnets if isinstance(bnets, Sequence) else [bnets])]
     names = [getattr(saliency, "__name__", str(saliency)) for saliency in saliencies]
     for what, given in (("nets", nets), ("keep", keep), ("saliencies", names), ("seeds", seeds)):
         if not len(given):
@@ -86,7 +89,7 @@ def sweep(
         raise ValueError(f"saliencies are told apart by their names, which must differ: got {names}")
     if draws is not None and draws < 1:
         raise ValueError(f"draws is an integer ≥ 1, or None for the posterior mean, got {draws}")
-    batches: Iterable[Any] = list(loader) if isinstance(loader, Iterator) else loader
+    batches: Iterable[Any] = list(loader) if isinstance(loader, Iterator) else batches_of(loader, scored=True)
     with seeded(seeds[0]):
         example = _inputs(nets[0], next(iter(batches), None))
         points: list[Point] = []
@@ -96,11 +99,11 @@ def sweep(
                 kept = {(UNPRUNED, 1.0): {name: p.entries() for name, p in bnet.posteriors.items()}}
                 for (name, saliency), k in product(zip(names, saliencies, strict=True), keep):
                     kept[name, k] = _pruned(bnet, state, saliency, k, scope, seed)
-                size = {of: _size(bnet, state.means, mask, example if latency else None) for of, mask in kept.items()}
+                size = {of: _size(bnet, state.values, mask, example if latency else None) for of, mask in kept.items()}
                 for corrupt, severity in [(None, 0), *product(corruptions, severities)]:
                     shown = batches if corrupt is None else _spoilt(batches, corrupt, severity, seed)
                     spoilt: dict[str, Any] = {"corruption": corrupt.__name__ if corrupt else None, "severity": severity}
-                    scores = {of: _score(bnet, state.means, mask, shown, draws, seed) for of, mask in kept.items()}
+                    scores = {of: _score(bnet, state.values, mask, shown, draws, seed) for of, mask in kept.items()}
                     for of, found in scores.items():
                         rise = _worst(scores[UNPRUNED, 1.0], found) if of[0] != UNPRUNED else {}
                         points.append(Point(of[0], index, seed, of[1], score=found, **size[of], **rise, **spoilt))

@@ -1,6 +1,7 @@
 """The whole path on real data: train, fit a sparse posterior, prune by its signal-to-noise ratio, pack, check, save."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -110,9 +111,9 @@ def run_demo(
     def fitted(what: str, rules: dict[str, Any], epochs: int, lr: float, prune: Cubic | None = None) -> Fitted:
         say(what)
         bnet = BayesianNet(net, rules)
-        history = fit(
-            classify(bnet, size), bnet.guide, train, epochs=epochs, lr=lr, prune=prune, seed=seed, device=device
-        )
+        progress = None if sys.stderr.isatty() else False
+        settings: dict[str, Any] = {"lr": lr, "prune": prune, "seed": seed, "device": device, "progress": progress}
+        history = fit(classify(bnet, size), train, epochs=epochs, **settings)
         return bnet, history
 
     dense, history = fitted(f"1/6 train the dense net, {task.pretrain} epochs", {}, task.pretrain, 1e-3)

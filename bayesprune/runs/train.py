@@ -3,7 +3,8 @@
 import glob
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from accelerate.utils import send_to_device
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from bayesprune._state_dicts import is_unset, set_buffer
 from bayesprune.evaluation.prediction import known_observation
 from bayesprune.fitting.devices import check_device
 from bayesprune.fitting.door import fit
@@ -31,6 +33,7 @@ from bayesprune.runs.sources import Data, find_data, find_net
 __all__ = [
     "Prepared",
     "example_of",
+    "inputs_of",
     "open_data",
     "open_run",
     "prepare",
@@ -94,14 +97,14 @@ def train(prepared: Prepared, folder: RunFolder, say: Say) -> History:
                 dense = BayesianNet(net, {})
                 stage, lr = "training the dense net", recipe.pretrain_lr
                 _fit(dense, prepared, folder, stage, say, epochs=recipe.pretrain, lr=lr)
-                _copy(net, dense.means())
+                dense.write_into(net)
             folder.write_tensors(folder.dense_file, _tensors(net))
         _fill(net, folder.read_tensors(folder.dense_file)[0], folder.dense_file)
         if recipe.control and not folder.control_file.exists():
             longer = BayesianNet(net, {})
             stage = "training the dense control"
             _fit(longer, prepared, folder, stage, say, epochs=recipe.epochs, lr=recipe.lr)
-            folder.write_tensors(folder.control_file, longer.means())
+            folder.write_tensors(folder.control_file, longer.state().values)
         bnet = _bayesian(net, recipe)
         settings: dict[str, Any] = {
             "epochs": recipe.epochs,
@@ -130,6 +133,7 @@ def _fit(bnet: BayesianNet, prepared: Prepared, folder: RunFolder, stage: str, s
         device=recipe.device,
         autocast=recipe.precision,
         checkpoint=folder.checkpoint(stage),
+        progress=None if sys.stderr.isatty() else False,
         **settings,
     )
     if history.interrupted:
@@ -168,8 +172,12 @@ def open_data(recipe: Recipe) -> Data:
 def example_of(data: Data, bnet: BayesianNet) -> Any:
     """The inputs of a batch of the data, on the net's device: what a plan is measured on."""
     batches = data.train if data.test is None else data.test
-    x, _ = parted(next(iter(batches)))
-    return send_to_device(x, next(iter(bnet.parameters())).device)
+    return send_to_device(inputs_of(batches), next(iter(bnet.parameters())).device)
+
+
+def inputs_of(batches: Iterable[Any]) -> Any:
+    """The inputs of the first batch: a tensor, a tuple of several or a mapping."""
+    return parted(next(iter(batches)))[0]
 
 
 def use_threads(recipe: Recipe, threads: int | None = None) -> None:
@@ -227,6 +235,11 @@ def _copy(module: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def _fill(module: nn.Module, values: Mapping[str, Tensor], file: Path) -> None:
+    if isinstance(module, BayesianNet):
+        rest = "_rest."
+        module.make_room({n.removeprefix(rest): x for n, x in values.items() if n.startswith(rest)})
+    for name in [n for n in values if is_unset(module, n)]:
+        set_buffer(module, name, values[name].to(next(module.parameters()).device))
     there = {name: tuple(x.shape) for name, x in _tensors(module).items()}
     found = {name: tuple(x.shape) for name, x in values.items()}
     if there != found:
@@ -278,16 +291,17 @@ def _check_takes(net: nn.Module, data: Data, recipe: Recipe) -> None:
     finally:
         for module, mode in modes:
             module.training = mode
-    if not isinstance(output, Tensor):
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if not isinstance(output, Tensor) and not isinstance(logits, Tensor):
         raise ValueError(
-            f"net {recipe.net!r} returns a {type(output).__name__}, and a run needs one tensor: name a net that gives "
-            "its predictions alone"
+            f"net {recipe.net!r} returns a {type(output).__name__}, and a run needs one tensor, or one called logits: "
+            "name a net that gives its predictions alone"
         )
     _check_targets(net, output, send_to_device(y, recipe.device), data, recipe)
 
 
 @torch.no_grad()
-def _check_targets(net: nn.Module, output: Tensor, y: Tensor, data: Data, recipe: Recipe) -> None:
+def _check_targets(net: nn.Module, output: Any, y: Tensor, data: Data, recipe: Recipe) -> None:
     """Raise ``ValueError`` where the targets are not such as the net's output can be judged by, one for an example."""
     bnet = BayesianNet(net, {})
     _model(bnet, data.classifies, data.size)

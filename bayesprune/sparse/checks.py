@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from bayesprune._memory import check_memory
+from bayesprune._state_dicts import is_unset
 
 __all__ = [
     "all_finite",
@@ -18,7 +19,6 @@ __all__ = [
     "check_net",
     "check_variances",
     "each_tensor",
-    "is_unset",
     "run_example",
     "shared_names",
     "without_fast_paths",
@@ -112,22 +112,6 @@ def check_means(net: nn.Module, means: Mapping[str, Tensor]) -> None:
         for other in names:
             if name in means and other in means and not torch.equal(means[name], means[other]):
                 raise ValueError(f"{name!r} and {other!r} are one shared parameter, but their means differ")
-
-
-def is_unset(net: nn.Module, name: str) -> bool:
-    """Whether ``name`` is a buffer of ``net`` that is None as yet.
-
-    >>> layer = nn.Linear(1, 1)
-    >>> layer.register_buffer("centre", None)
-    >>> is_unset(layer, "centre"), is_unset(layer, "weight"), is_unset(layer, "nowhere.centre")
-    (True, False, False)
-    """
-    path, _, leaf = name.rpartition(".")
-    try:
-        buffers = net.get_submodule(path)._buffers
-    except AttributeError:
-        return False
-    return leaf in buffers and buffers[leaf] is None
 
 
 def check_variances(net: nn.Module, variances: Mapping[str, Tensor]) -> None:

@@ -333,11 +333,23 @@ def test_a_fit_starts_at_a_state_dict_whose_checksum_the_recipe_keeps(here: Path
 # --- what is refused, in one line -------------------------------------------------------------------------------------
 
 
+def test_another_run_takes_another_folder_where_none_is_named(here: Path) -> None:
+    assert bayesprune(*FIT, "--epochs", "1", "--no-control").code == 0
+    before = (here / "run" / "posterior.safetensors").read_bytes()
+    for number, seed in ((2, "1"), (3, "2")):
+        found = bayesprune(*FIT, "--epochs", "1", "--no-control", "--seed", seed, "--json")
+        assert found.code == 0 and f"run/ holds another run: this one goes to run-{number}/" in found.err
+        assert found.json["folder"] == f"run-{number}"
+    assert "run-2/ holds this run, finished" in refused(*FIT, "--epochs", "1", "--no-control", "--seed", "1")
+    assert (here / "run" / "posterior.safetensors").read_bytes() == before
+    assert sorted(path.name for path in here.glob("run*")) == ["run", "run-2", "run-3"]
+
+
 def test_a_finished_run_is_replaced_only_when_asked_and_only_by_one_that_can_run(here: Path) -> None:
     assert bayesprune(*FIT, "--epochs", "1").code == 0
     before = (here / "run" / "posterior.safetensors").read_bytes()
     assert "--overwrite" in refused(*FIT, "--epochs", "1")
-    assert "another run (epochs 1, not 2)" in refused(*FIT, "--epochs", "2")
+    assert "another run (epochs 1, not 2)" in refused(*FIT, "--epochs", "2", "--out", "run")
     assert "matches no parameter" in refused(*FIT, "--rule", "fc9=SparseVD()", "--overwrite")
     assert (here / "run" / "posterior.safetensors").read_bytes() == before
     assert bayesprune("masks", "run", "--keep", "0.5").code == 0
@@ -362,7 +374,7 @@ BAD_COMMANDS = {
     "masks, keep": (("masks", "run", "--keep", "0"), "(0, 1]"),
     "masks, both": (("masks", "run", "--keep", "0.1", "--snr", "1"), "not both"),
     "masks, saliency": (("masks", "run", "--saliency", "magnitud"), "did you mean magnitude?"),
-    "masks, scope": (("masks", "run", "--keep", "0.1", "--scope", "all"), "'global', 'layer'"),
+    "masks, scope": (("masks", "run", "--keep", "0.1", "--scope", "all"), "--scope is global or layer"),
     "sweep, keep": (("sweep", "run", "--keep", "7"), "(0, 1]"),
     "sweep, part": (("sweep", "run", "--on", "all"), "val and test"),
     "sweep, corruption": (("sweep", "run", "--corruption", "fog"), "gaussian_noise"),

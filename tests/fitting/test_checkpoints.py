@@ -100,6 +100,56 @@ def test_a_loader_with_a_generator_of_its_own_resumes_too(tmp_path: Path, owner:
     assert_same_run(run(tmp_path / "run"), run(None))
 
 
+class Centring(nn.Module):
+    """Whose centre is None until a first batch says what it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 3)
+        self.register_buffer("centre", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.centre is None:
+            self.centre = x.mean(0).detach()
+        elif self.training:
+            self.centre = 0.9 * self.centre + 0.1 * x.mean(0).detach()
+        return self.fc(x - self.centre)
+
+
+class Within(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(6, 6), nn.Sequential(Centring()))
+
+
+@pytest.mark.parametrize("make", [Centring, Within])
+@pytest.mark.parametrize("at", [2, 7])
+def test_a_run_resumes_whose_buffers_are_none_until_the_first_batch(
+    tmp_path: Path, make: Callable[[], nn.Module], at: int
+) -> None:
+    torch.manual_seed(0)
+    net, batches = make(), [(torch.randn(8, 6) + 2, torch.arange(8) % 3) for _ in range(3)]
+
+    def run(bnet: bp.BayesianNet, folder: Path | None, *callbacks: bp.Callback) -> dict[str, Tensor]:
+        model = bp.classify(bnet, 24)
+        bp.fit(model, bnet.guide, batches, epochs=4, lr=0.02, seed=0, checkpoint=folder, callbacks=callbacks)
+        return bnet.state().values
+
+    def fresh() -> bp.BayesianNet:
+        return bp.BayesianNet(net, {"*fc.weight": bp.Gaussian()})
+
+    whole = run(fresh(), None)
+    assert any(name.endswith("centre") for name in whole)
+    bnet = fresh()
+    with pytest.raises(ZeroDivisionError):
+        run(bnet, tmp_path / "run", Note(at=at, error=ZeroDivisionError()))
+    again = run(fresh() if at == 7 else bnet, tmp_path / "run")  # at 2 the save is from before there was a centre
+    assert again.keys() == whole.keys()
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+    other = fresh()
+    other.load_state_dict(bnet.state_dict())
+    assert other.state().values.keys() == whole.keys()
+
+
 def test_a_finished_run_returns_at_once(tmp_path: Path) -> None:
     whole = checkpointed(tmp_path / "run")
     note = Note()

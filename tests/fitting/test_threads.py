@@ -2,7 +2,6 @@
 
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
@@ -167,10 +167,162 @@ def test_a_net_that_is_being_fitted_is_not_fitted_by_another_thread() -> None:
     fit(bnet, 2)  # afterwards it is free
 
 
-def test_a_seeded_fit_says_that_it_is_not_alone() -> None:
-    """What others draw meanwhile, of the one generator that torch has, would change its numbers."""
-    with pytest.warns(UserWarning, match="another thread is at work beside this seeded fit"):
-        at_once(*(partial(fit, ready(k), k) for k in (0, 1)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fit(ready(0), 0)
+class Checkpointed(nn.Module):
+    """Whose first layers run again in the backward pass, with the same draws."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.3), nn.ReLU()), nn.Linear(8, 3)
+        self.reentrant = reentrant
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(checkpoint(self.first, x, use_reentrant=self.reentrant))
+
+
+class SeedsItself(nn.Sequential):
+    """A forward whose noise is the same in each pass, and which leaves the generator as it was."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(6, 8), nn.Dropout(0.3), nn.Linear(8, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            x = x + torch.randn_like(x)
+        return super().forward(x)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.out = nn.LSTM(3, 4, 2, dropout=0.4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.lstm(x.reshape(-1, 2, 3))[0][:, -1])
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, dropout=0.4, batch_first=True)
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x[:, None] + torch.randint(0, 2, (2, 1)) * torch.rand(1)
+        return self.out(self.attention(x, x, x)[0].mean(1))
+
+
+DRAWING: dict[str, Callable[[], nn.Module]] = {
+    "dropout": lambda: nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.3), nn.Linear(8, 3)),
+    "alpha dropout": lambda: nn.Sequential(nn.Linear(6, 8), nn.AlphaDropout(0.3), nn.RReLU(), nn.Linear(8, 3)),
+    "checkpointed": lambda: Checkpointed(False),
+    "checkpointed, reentrant": lambda: Checkpointed(True),
+    "seeds itself": SeedsItself,
+    "lstm": Recurrent,
+    "attention": Attending,
+}
+
+
+@pytest.fixture
+def drawing_beside() -> Iterator[Callable[[], int]]:
+    """A thread that does nothing but draw from torch's generator; gives how often it has."""
+    stop, count = threading.Event(), 0
+
+    def draws() -> None:
+        nonlocal count
+        while not stop.is_set():
+            nn.Linear(2, 2)
+            count += 1
+
+    thread = threading.Thread(target=draws)
+    yield lambda: (None if thread.is_alive() else thread.start(), count)[1]
+    stop.set()
+    if thread.is_alive():
+        thread.join(30)
+
+
+@pytest.mark.parametrize("make", DRAWING.values(), ids=list(DRAWING))
+def test_a_seeded_fit_is_what_it_is_alone_whatever_is_drawn_beside_it(
+    make: Callable[[], nn.Module], drawing_beside: Callable[[], int]
+) -> None:
+    torch.manual_seed(1)
+    net = make()
+    alone = fit(bp.BayesianNet(net, {"*.weight": bp.Gaussian()}), 0)
+    again = bp.BayesianNet(net, {"*.weight": bp.Gaussian()})
+    drawing_beside()
+    beside = fit(again, 0)
+    assert drawing_beside() > 0
+    assert same(beside, alone)
+
+
+def test_a_seeded_prediction_is_what_it_is_alone(drawing_beside: Callable[[], int]) -> None:
+    bnet = ready(0)
+    alone = bp.predict(bnet, [X], draws=30, seed=3).mean
+    drawing_beside()
+    assert torch.equal(bp.predict(bnet, [X], draws=30, seed=3).mean, alone)
+
+
+def test_a_thread_that_comes_while_a_fit_is_under_way_changes_nothing() -> None:
+    come, stop, drawn = threading.Event(), threading.Event(), list[torch.Tensor]()
+
+    def draws() -> None:
+        come.wait(30)
+        while not stop.is_set():
+            drawn.append(torch.rand(3))
+
+    class Start(bp.Callback):
+        def on_step(self, run: bp.Run) -> None:
+            if run.step == 5:
+                thread.start()  # it is seen between two steps, and draws from the next one on
+            elif run.step == 6:
+                come.set()
+
+    thread, alone = threading.Thread(target=draws), fit(ready(0), 0)
+    bnet = ready(0)
+    before = torch.get_rng_state()
+    beside = fit(bnet, 0, callbacks=[Start()])
+    stop.set()
+    thread.join(30)
+    assert same(beside, alone)
+    torch.set_rng_state(before)
+    assert drawn and all(torch.equal(torch.rand(3), numbers) for numbers in drawn)  # as if there were no fit
+
+
+def test_what_is_drawn_beside_a_seeded_fit_is_what_is_drawn_alone() -> None:
+    torch.manual_seed(5)
+    alone, nets = torch.rand(400), [ready(0)]
+    started = threading.Event()
+
+    class Note(bp.Callback):
+        def on_step(self, run: bp.Run) -> None:
+            started.set()
+
+    thread = threading.Thread(target=lambda: fit(nets[0], 0, callbacks=[Note()]))
+    torch.manual_seed(5)
+    thread.start()
+    assert started.wait(30)
+    drawn = torch.cat([torch.rand(1) for _ in range(400)])
+    thread.join(60)
+    assert torch.equal(drawn, alone)
+
+
+def test_a_checkpoint_written_beside_others_is_the_one_written_alone(
+    tmp_path: Path, drawing_beside: Callable[[], int]
+) -> None:
+    class Stop(bp.Callback):
+        def on_epoch(self, run: bp.Run) -> None:
+            if run.progress > 0.7:
+                raise RuntimeError("stop")
+
+    alone = fit(ready(0), 0)
+    with pytest.raises(RuntimeError, match="stop"):
+        fit(ready(0), 0, checkpoint=tmp_path, callbacks=[Stop()])
+    bnet = ready(0)
+    drawing_beside()
+    assert same(fit(bnet, 0, checkpoint=tmp_path), alone)
+
+
+def test_torch_is_as_it_was_afterwards() -> None:
+    found = vars(torch.random)["default_generator"]
+    at_once(*(partial(fit, ready(k), k) for k in (0, 1)))
+    assert vars(torch.random)["default_generator"] is found is torch.default_generator

@@ -172,7 +172,7 @@ def test_a_gpt2_is_fitted_masked_exported_saved_and_loaded(method, tmp_path):
         loaded = bp.load(path, net=net)
     assert masks.keys() == bnet.posteriors.keys()
     assert sum(isinstance(module, SparseLinear) for module in sparse.modules()) == len(masks) == 8
-    masked = {name: mean * masks.get(name, 1.0) for name, mean in bnet.means().items()}
+    masked = {name: mean * masks.get(name, 1.0) for name, mean in bnet.state().values.items()}
     with torch.no_grad():
         torch.testing.assert_close(sparse(x), bnet.eval().run(masked, x), rtol=1e-4, atol=1e-5)
         assert torch.equal(loaded(x), sparse(x))

@@ -1,5 +1,9 @@
 """A net takes over what was fitted whatever it holds: tied weights, buffers that are not saved, buffers of its own."""
 
+import copy
+import io
+import pickle
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -58,7 +62,30 @@ class Half(nn.Module):
         return self.fc(self.first(x.double()).float())
 
 
-NETS: dict[str, Callable[[], nn.Module]] = {c.__name__: c for c in (Positions, Tied, Counting, Half)}
+class Twice(nn.Module):
+    """One module by two names, which says of itself what is no tensor, and whose mean appears when it first runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+        self.layers, self.out = nn.ModuleList([self.fc, nn.ReLU(), self.fc]), nn.Linear(8, 3)
+        self.register_buffer("mean", None)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 2}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        assert state == {"version": 2}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mean is None:
+            self.mean = x.mean(0).detach()
+        for layer in self.layers:
+            x = layer(x - self.mean)
+        return self.out(x)
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {c.__name__: c for c in (Positions, Tied, Counting, Half, Twice)}
 RULES = {"dense": {}, "a posterior": {"*embed.weight": bp.SparseVD(), "*fc.weight": bp.SparseVD()}}
 
 
@@ -82,7 +109,7 @@ def test_a_fresh_net_gives_what_the_means_give(make: Callable[[], nn.Module], ru
         bnet.write_into(net)
         torch.testing.assert_close(net(x), right)
         found = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-        assert all(torch.equal(found[name], value) for name, value in bnet.means().items())
+        assert all(torch.equal(found[name], value) for name, value in bnet.state().values.items())
 
 
 def test_ties_stay_ties_and_gradients_flow() -> None:
@@ -105,3 +132,84 @@ def test_another_net_is_refused_and_left_alone(other: nn.Module, says: str) -> N
     with pytest.raises(ValueError, match=f"another way.*{says}"):
         bnet.write_into(other)
     assert all(torch.equal(a, b) for a, b in zip(before, (*other.parameters(), *other.buffers()), strict=True))
+
+
+every_net = pytest.mark.parametrize("make", NETS.values(), ids=list(NETS))
+
+
+@pytest.mark.parametrize("rules", RULES)
+@every_net
+def test_means_are_a_state_dict_that_is_taken_strictly(make: Callable[[], nn.Module], rules: str) -> None:
+    bnet, x = trained(make, rules)
+    means, net = bnet.means(), make()
+    assert list(means) == list(net.state_dict())
+    net.load_state_dict(means)
+    with torch.no_grad():
+        for name, buffer in means.unsaved.items():
+            path, _, leaf = name.rpartition(".")
+            net.get_submodule(path)._buffers[leaf] = buffer
+    right = bnet.eval().run(bnet.draw() | bnet.state().values, x)
+    torch.testing.assert_close(net.eval()(x), right)
+    torch.testing.assert_close(bnet.run(means, x), right)
+    torch.testing.assert_close(bnet.run({**means}, x), right)  # what the net does not save is then the posterior's own
+
+
+@pytest.mark.parametrize("rules", RULES)
+@every_net
+def test_what_is_exported_has_what_the_net_does_not_save(make: Callable[[], nn.Module], rules: str) -> None:
+    bnet, x = trained(make, rules)
+    right = bnet.eval().run(bnet.means(), x)
+    torch.testing.assert_close(bp.export(bnet.net, bnet.means(), {}, example=x)(x), right, rtol=1e-4, atol=1e-5)
+    sent = io.BytesIO()
+    torch.save(bnet.means(), sent)
+    sent.seek(0)
+    assert torch.load(sent, weights_only=True).unsaved.keys() == bnet.means().unsaved.keys()
+    for other in (copy.deepcopy(bnet.means()), copy.copy(bnet.means()), pickle.loads(pickle.dumps(bnet.means()))):
+        out = bp.export(bnet.net, other, {}, example=x)(x)
+        torch.testing.assert_close(out, right, rtol=1e-4, atol=1e-5)
+
+
+def test_a_control_counts_with_what_it_does_not_save() -> None:
+    control, x = trained(Positions, "dense")
+    bnet, _ = trained(Positions, "a posterior")
+    with torch.no_grad():
+        for name, buffer in control._rest.named_buffers():
+            buffer.add_(100.0 if name == "position" else 0.0)
+    data = [(x, torch.randint(0, 3, (40,)))]
+    report = bp.report(bnet, bp.masks(bnet, keep=0.5), data, draws=2, control=control.means(), seed=0)
+    loss = nn.functional.cross_entropy(control.eval().run(control.means(), x), data[0][1])
+    row = next(row for row in report.models if row.role.name == "CONTROL")
+    assert row.score.nll == pytest.approx(float(loss), rel=1e-4)
+
+
+def test_a_tied_weight_has_one_value() -> None:
+    bnet, x = trained(Tied, "a posterior")
+    means = bnet.means()
+    assert means["head.weight"] is means["embed.weight"]
+    with pytest.raises(ValueError, match=r"'embed.weight' and 'head.weight' are one tensor"):
+        bnet.run({**means, "embed.weight": means["embed.weight"] * 2}, x)
+
+
+class Decoder(nn.Module):
+    """A tied head with a bias of its own, and an embedding that comes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(5, 8), nn.Linear(8, 5)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embed(x))
+
+
+def test_a_rule_by_a_tied_weights_other_name_says_so() -> None:
+    for rule in ("head.weight", "hea*.weight"):
+        with pytest.raises(ValueError, match=r"'head.weight' is tied to 'embed.weight'.*give 'embed.weight' the rule"):
+            bp.BayesianNet(Decoder(), {rule: bp.SparseVD()})
+    with pytest.warns(UserWarning, match=r"'head.\*' matches 'head.weight', which is tied to 'embed.weight'"):
+        bnet = bp.BayesianNet(Decoder(), {"head.*": bp.Gaussian()})
+    assert list(bnet.methods) == ["head.bias"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bnet = bp.BayesianNet(Decoder(), {"head.*": bp.Gaussian(), "embed.*": bp.SparseVD()})
+    assert list(bnet.methods) == ["embed.weight", "head.bias"]

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune._copies import copied, recompute
-from bayesprune.sparse.checks import all_finite, check_masks, check_means, check_net, is_unset
+from bayesprune._state_dicts import is_unset, set_buffer, whole
+from bayesprune.sparse.checks import all_finite, check_masks, check_means, check_net
 
 __all__ = ["masked_copy"]
 
 
 def masked_copy(net: nn.Module, means: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> nn.Module:
     """A copy of ``net`` in eval mode with the means loaded and the masked entries set to zero."""
+    means = whole(means)
     check_net(net)
     check_masks(net, masks)
     check_means(net, means)
@@ -23,8 +25,7 @@ def masked_copy(net: nn.Module, means: Mapping[str, Tensor], masks: Mapping[str,
         for name, mean in means.items():
             became_real = name in targets and mean.is_floating_point() and not targets[name].is_floating_point()
             if became_real or is_unset(masked, name):  # a forward made it so
-                path, _, leaf = name.rpartition(".")
-                masked.get_submodule(path)._buffers[leaf] = mean.detach().clone()
+                set_buffer(masked, name, mean.detach().clone())
             else:
                 targets[name].copy_(mean)
         for name, mask in masks.items():

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesprune._state_dicts import whole
+
 __all__ = ["apart", "call", "masked", "quiet", "results", "scrambled"]
 
 
@@ -70,7 +72,7 @@ def scrambled(net: nn.Module) -> nn.Module:
 @torch.no_grad()
 def masked(net: nn.Module, means: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> nn.Module:
     """A copy of ``net`` in eval mode that holds ``means``, and 0 where ``masks`` drop."""
-    dense = copy.deepcopy(net).eval()
+    dense, means = copy.deepcopy(net).eval(), whole(means)
     for name, x in (*dense.named_parameters(), *dense.named_buffers()):
         x.copy_(means.get(name, x) * masks.get(name, torch.ones((), dtype=x.dtype)))
     return dense
