@@ -10,7 +10,7 @@ import bayesprune as bp
 from bayesprune import pruning, runs
 from bayesprune.cli.completion import CORRUPTIONS, SALIENCIES, among
 from bayesprune.cli.options import Device, Json, Part, Scope, Threads, Trust, fraction
-from bayesprune.cli.output import loading, show_json, tell
+from bayesprune.cli.output import loading, say, show_json, tell
 
 RUNS = [Path("run")]
 BUDGETS = [0.5, 0.2, 0.1, 0.05, 0.02, 0.01]
@@ -51,7 +51,7 @@ def run(
 ) -> None:
     """Prune to each budget by each ranking, and score what is left.
 
-    Example: bayesprune sweep run --keep 0.2 --keep 0.1 --keep 0.05
+    Example: bayesprune sweep run --keep 5% --keep 2% --keep 1%
     """
     with loading():
         sweep, open_run = bp.sweep, runs.open_run
@@ -104,9 +104,11 @@ def _left(bnet: "bp.BayesianNet") -> float:
 
 
 def _below(asked: list[float] | None, left: float) -> list[float]:
-    """The budgets that take something away, or keep what is left."""
+    """The budgets that take something away, or keep what is left; says which of those that were asked for do not."""
     most = left * _ALIKE
-    for budget in asked or ():
-        if budget > most:
-            raise ValueError(f"--keep {budget:g} is more than the fit left, {left:.2%} of the weights: ask for less")
-    return asked or [budget for budget in BUDGETS if budget <= most] or [left]
+    over = [f"{budget:g}" for budget in asked or () if budget > most]
+    if asked and len(over) == len(asked):
+        raise ValueError(f"--keep {over[0]} is more than the fit left, {left:.2%} of the weights: ask for less")
+    if over:
+        say(f"left out, for the fit left {left:.2%} of the weights: --keep {', '.join(over)}")
+    return [budget for budget in asked or BUDGETS if budget <= most] or [left]

@@ -60,6 +60,9 @@ def test_a_sweep_goes_below_what_the_fit_left(run: Path) -> None:
     assert asked == {0.2, 0.1, 0.05, 0.02, 0.01}
     said = refused("sweep", "run", "--keep", "0.5", "--saliency", "snr")
     assert "--keep 0.5 is more than the fit left, 30." in said
+    some = bayesprune("sweep", "run", "--keep", "0.5", "--keep", "0.1", "--saliency", "snr", "--json")
+    assert {point["asked"] for point in some.json["points"] if point["saliency"] == "snr"} == {0.1}
+    assert "the fit left 30." in some.err and "--keep 0.5" in some.err
     equal = bayesprune("sweep", "run", "--keep", "30%", "--saliency", "snr", "--json").json
     assert {point["asked"] for point in equal["points"] if point["saliency"] == "snr"} == {0.3}
 
