@@ -29,6 +29,7 @@ from bayesprune.pruning.masking import EmptyLayerWarning, masks
 from bayesprune.pruning.saliency import magnitude
 from bayesprune.sparse import Compressed, Plan, compressed, export, save
 from bayesprune.sparse.saving.byte_counts import ByteCount, byte_counts
+from bayesprune.sparse.surgery.masked import masked_copy
 from bayesprune.sparse.timing.interleaved import time_interleaved
 
 __all__ = [
@@ -75,7 +76,7 @@ class ModelRow:
         role: what it is; one of each, but for rivals that were trained elsewhere.
         score: its figures on the data set.
         kept: the fraction of the matched weights' entries that it keeps.
-        nbytes: its size on disk in bytes; ``None`` for a rival that is ranked only.
+        nbytes: its size on disk in bytes; ``None`` where it was not saved.
         seconds: the median time of one forward pass on the example; ``None`` where not timed.
         speedup: the dense net's median over its own, measured in turns.
     """
@@ -152,8 +153,8 @@ def verify(
     Returns:
         The rows: the dense net, its control where there is one, the packed posterior mean, the posterior predictive
         through the same support, the dense net (or else its control) cut by magnitude without training, the same
-        posterior ranked by |mean| where that keeps others, the rivals. The packed net is the one that is scored, not a
-        masked stand-in.
+        posterior ranked by |mean| where that keeps others, the rivals. Each that is pruned is packed by a plan of its
+        own, and the packed net is the one that is scored, saved and timed, not a masked stand-in.
 
     Raises:
         ValueError: no observation model, no targets, a loader whose order changes, or a rival named as one of our rows.
@@ -185,11 +186,16 @@ def verify(
 
     rows: list[ModelRow] = []
     each: dict[str, Losses] = {}
+    runs: dict[str, Callable[..., Any]] = {Role.DENSE.value: dense, Role.PRUNED.value: packed}
 
     def judge(role: Role, found: Outputs, share: float, nbytes: int | None = None, name: str | None = None) -> None:
         name = role.value if name is None else name
         each[name] = losses(observation, *found)
         rows.append(ModelRow(name, role, summary(each[name]), share, nbytes))
+
+    def compete(role: Role, weights: Mapping[str, Tensor], support: Masks, name: str) -> None:
+        runs[name] = rival = export(dense, weights, support, example=example)
+        judge(role, over(rival), density(support), _on_disk(rival), name)
 
     with evaluating(bnet):
         predictive = draw_outputs(bnet, loader, draws, kept)  # first: a pass over a loader moves the generator
@@ -197,19 +203,18 @@ def verify(
         shown = {Role.DENSE: before, Role.PRUNED: after}
         judge(Role.DENSE, before, 1.0, _on_disk(dense))
         if control is not None:
-            shown[Role.CONTROL] = over(masked(trained, {}))
-            judge(Role.CONTROL, shown[Role.CONTROL], 1.0)
+            runs[Role.CONTROL.value] = longer = masked_copy(dense, trained, {})
+            shown[Role.CONTROL] = over(longer)
+            judge(Role.CONTROL, shown[Role.CONTROL], 1.0, _on_disk(longer))
         judge(Role.PRUNED, after, density(kept), _on_disk(packed))
         judge(Role.PREDICTIVE, predictive, density(kept), _on_disk(packed) + _on_disk(spread), many)
-        judge(Role.ONE_SHOT, over(masked(trained, one_shot)), density(one_shot))
+        compete(Role.ONE_SHOT, trained, one_shot, Role.ONE_SHOT.value)
         if any(not torch.equal(by_mean[name], mask) for name, mask in kept.items()):  # the fit left something to rank
-            judge(Role.BY_MEAN, over(masked(means, by_mean)), density(by_mean))
-        runs: dict[str, Callable[..., Any]] = {Role.DENSE.value: dense, Role.PRUNED.value: packed}
+            compete(Role.BY_MEAN, means, by_mean, Role.BY_MEAN.value)
         for name, (rival_means, rival_masks) in rivals.items():
-            runs[name] = rival = export(dense, rival_means, rival_masks, example=example)
-            judge(Role.TRAINED, over(rival), density(rival_masks), _on_disk(rival), name)
+            compete(Role.TRAINED, rival_means, rival_masks, name)
         calls = {name: partial(call, run, example) for name, run in runs.items()}
-        seconds = time_interleaved(calls, device=device, budget=1.0, rounds=101)
+        seconds = time_interleaved(calls, device=device, budget=max(1.0, 0.4 * len(calls)), rounds=101)
         first = Role.DENSE.value
         slow = time_interleaved({first: calls[first], many: partial(call, drawn, example)}, device=device)
         ratio = {name: seconds[first] / s for name, s in seconds.items()} | {many: slow[first] / slow[many]}

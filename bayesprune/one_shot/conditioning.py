@@ -6,6 +6,7 @@ column by column, approximately.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -96,12 +97,13 @@ def condition_weight(
     gram = now[name].new_zeros(groups, size, size, dtype=torch.float64)
     cross = torch.zeros_like(gram)
     biased: str | None = None
+    calls: int | None = None  # of this weight in a forward pass, once known: the rest of the pass may then be left out
     for x, _ in batches:
         rows: list[Tensor] = []
         for values in (now, dense):
-            named = {id(value): n for n, value in values.items()}
-            found, biased = _inputs(bnet, name, values, x, named)
-            rows.append(found)
+            found, biased = _inputs(bnet, name, values, x, calls)
+            rows.append(torch.cat(found, 1))
+        calls = len(found)
         ours, theirs = (torch.cat([r, torch.ones_like(r[..., :1])], -1).double() for r in rows)
         gram += ours.mT @ ours
         cross += ours.mT @ theirs
@@ -129,9 +131,10 @@ def condition_weight(
 
 @torch.no_grad()
 def _inputs(
-    bnet: BayesianNet, name: str, values: Mapping[str, Tensor], x: Any, named: Mapping[int, str]
-) -> tuple[Tensor, str | None]:
+    bnet: BayesianNet, name: str, values: Mapping[str, Tensor], x: Any, calls: int | None
+) -> tuple[list[Tensor], str | None]:
     """The inputs of the products with a weight, row by row, and the name of the bias that they add."""
+    named = {id(value): n for n, value in values.items()}
     rows: list[Tensor] = []
     biases: set[str | None] = set()
 
@@ -139,8 +142,10 @@ def _inputs(
         if at == name:
             rows.append(found)
             biases.add(None if bias is None else named.get(id(bias)))
+            if len(rows) == calls:
+                raise _Enough
 
-    with torch.enable_grad():  # or the values would be copied
+    with torch.enable_grad(), suppress(_Enough):  # without gradients the values would be copied
         watch(bnet, values, x, seen)
     only = biases.pop() if len(biases) == 1 else None
-    return torch.cat(rows, 1), None if only in bnet.posteriors else only
+    return rows, None if only in bnet.posteriors else only

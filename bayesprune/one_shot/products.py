@@ -28,6 +28,8 @@ _NAMES: dict[Any, tuple[str, ...]] = {
     **dict.fromkeys((torch.mm, torch.Tensor.mm), ("input", "mat2")),
 }
 
+_LOOKED_AT = METADATA | {torch.equal, torch.Tensor.equal}  # which nothing goes on from
+
 Seen = Callable[[str, Callable[[Tensor], Tensor], Tensor, Tensor | None, Tensor], None]
 
 
@@ -68,7 +70,7 @@ class Products(TorchFunctionMode):
         given = {**dict(zip(_NAMES.get(func, ()), args, strict=False)), **kwargs}
         found = [(place, self.names[id(t)]) for place, t in given.items() if id(t) in self.names]
         if not found:
-            if func not in METADATA:
+            if func not in _LOOKED_AT:
                 for tensor in args:
                     if id(tensor) in self.names:
                         raise self._unfollowed(self.names[id(tensor)], func)

@@ -28,13 +28,13 @@ def model_card(report: Findings, name: str, file: str = "model.safetensors") -> 
         name: the repository, as ``from_pretrained`` takes it.
         file: the name of the saved net in it.
     """
-    lines = verdict_lines(report.verdict, report.batch, report.plan)
+    lines = verdict_lines(report)
     about = ", ".join(f"{package} {version}" for package, version in versions().items())
     parts = [
         _HEAD + f"\n# {_plain(name)}",
         "A net pruned by a posterior over its weights and packed by bayesprune. Figures are on "
         f"{report.models[0].score.n:,} held-out examples.",
-        _rows(("", "", ""), ((line.title, line.value, line.detail) for line in lines)),
+        _rows(("", "", ""), ((line.title, line.value, line.told) for line in lines)),
         *(f"**Warning:** {_plain(warning.text)}" for warning in report.warnings),
         "## Load it",
         f'```python\nimport bayesprune as bp\n\nnet = bp.from_pretrained("{name}")  # or bp.load("{file}")\n```',

@@ -17,6 +17,7 @@ from bayesprune.network.tree import tensors
 from bayesprune.pruning.masking import check_masks
 from bayesprune.reporting.cautions import cautions
 from bayesprune.reporting.findings import Subject
+from bayesprune.reporting.flips import flips
 from bayesprune.reporting.result import Report
 from bayesprune.reporting.verdict import class_changes, class_names, judge
 from bayesprune.reporting.weights import weight_rows
@@ -85,11 +86,12 @@ def report(
     plan = make_plan(bnet.net, masks, example=example) if plan is None else plan
     with seeded(seed):
         found = verify(bnet, masks, loader, plan, example, draws=draws, rivals=rivals, control=trained, state=state)
-    names = class_names(found, classes)
+        names = class_names(found, classes)
+        flipped = flips(bnet, loader, found, names)
     by_class = class_changes(found, names)
     return Report(
         verdict=judge(bnet.net, found, by_class, bnet.epochs),
-        warnings=cautions(bnet, masks, plan, found, by_class, state),
+        warnings=cautions(bnet, masks, plan, found, by_class, state, names),
         weights=weight_rows(bnet, masks, plan, state),
         models=found.rows,
         classes=by_class,
@@ -98,7 +100,7 @@ def report(
         batch=_batch(example),
         draws=draws,
         seed=seed,
-        subject=Subject(bnet, masks, found, names),
+        subject=Subject(bnet, masks, found, names, flipped),
     )
 
 

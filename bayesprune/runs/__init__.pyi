@@ -11,6 +11,7 @@ from .folder import RunFolder as RunFolder
 from .folder import to_json as to_json
 from .in_one_call import Sparsified as Sparsified
 from .in_one_call import sparsify as sparsify
+from .pictures import swept as swept
 from .pictures import write_curve as write_curve
 from .pictures import write_snr as write_snr
 from .recipe import Recipe as Recipe

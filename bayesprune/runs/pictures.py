@@ -1,4 +1,4 @@
-"""The pictures that commands write."""
+"""The pictures that commands write, and the curve that one of them left."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +10,23 @@ from bayesprune._files import replace
 from bayesprune.network import BayesianNet
 from bayesprune.plots import snr_histograms
 from bayesprune.reporting import Curve
+from bayesprune.runs.folder import RunFolder
 
-__all__ = ["write_curve", "write_snr"]
+__all__ = ["swept", "write_curve", "write_snr"]
+
+
+def swept(folder: RunFolder, on: str) -> Curve | None:
+    """The curve of a sweep of this run alone on a part of the data; ``None`` where there is none. Raises
+    ``ValueError`` where the file is damaged."""
+    if not folder.sweep_file.exists():
+        return None
+    found = folder.read_json(folder.sweep_file)
+    if found.get("on") != on or len(found.get("runs", ())) != 1:
+        return None
+    try:
+        return Curve.from_dict(found)
+    except ValueError as error:
+        raise ValueError(f"{folder.sweep_file} is damaged: {error}") from error
 
 
 def write_curve(file: Path, curve: Curve) -> None:

@@ -12,6 +12,8 @@ import pytest
 import torch
 from support.command import bayesprune, inside
 
+from bayesprune.reporting.units import size
+
 RUN = [sys.executable, "-c", "from bayesprune.cli import main; main()"]
 
 
@@ -49,7 +51,7 @@ def test_demo_prints_the_figures_it_writes(finished: tuple[Path, subprocess.Comp
     for model in models.values():
         assert f"{model['error']:.2%}" in done.stdout and model["name"] in done.stdout
     for weight in found["weights"]:
-        assert weight["name"] in done.stdout and f"{weight['choice']['bytes']:,}" in done.stdout
+        assert weight["name"] in done.stdout and size(weight["choice"]["bytes"]) in done.stdout
     kept = sum(w["kept"] * w["shape"][0] * w["shape"][1] for w in found["weights"])
     assert kept == round(0.1 * (300 * 64 + 100 * 300 + 10 * 100))
     assert models["posterior mean, pruned"]["nbytes"] < 0.5 * models["dense"]["nbytes"]

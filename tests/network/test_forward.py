@@ -48,8 +48,8 @@ def test_in_training_mode_it_is_a_draw_from_the_posterior(estimator: Any) -> Non
     bnet = new(estimator=estimator).train()
     with torch.no_grad():
         x = X[:1]
-        drawn = torch.stack([bnet(x) for _ in range(400)])
-        truth = torch.stack([bnet.run(bnet.draw(), x) for _ in range(400)])
+        drawn = torch.stack([bnet(x) for _ in range(200)])
+        truth = torch.stack([bnet.run(bnet.draw(), x) for _ in range(200)])
     for moment in (torch.mean, torch.std):
         assert float((moment(drawn, 0) - moment(truth, 0)).abs().max()) < 0.4
     assert float((drawn.std(0) / truth.std(0)).log().abs().max()) < 0.25  # the prior's sd is ten times as large
@@ -72,7 +72,7 @@ def test_gradients_reach_the_posterior_through_a_draw(estimator: Any) -> None:
 def test_the_prior_has_a_door_of_its_own(training: bool) -> None:
     bnet = new(-8.0).train(training)
     with torch.no_grad():
-        drawn = torch.stack([bnet.prior(X[:1]) for _ in range(300)])
+        drawn = torch.stack([bnet.prior(X[:1]) for _ in range(150)])
         assert float(drawn.std(0).min()) > 3  # entries have sd 5, hidden units up to 1
         assert float((bnet(X[:1]) - bnet.net(X[:1])).abs().max()) < 0.1
 
