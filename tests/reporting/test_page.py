@@ -320,7 +320,9 @@ def test_this_run_lies_on_the_curve(reports: dict[str, bp.Report], tmp_path: Pat
     (svg,) = [s for s in pictures(tmp_path / "page.html") if "with this net" in str(s.get("aria-label"))]
     tips = [e.text for e in svg.iter() if e.tag == "title"]
     packed = found.verdict.packed
-    assert f"this net, 50.00% kept, {units.size(packed.nbytes)}: error {packed.score.error:.2%}" in tips
+    assert (
+        f"this net, on other examples, 50.00% kept, {units.size(packed.nbytes)}: error {packed.score.error:.2%}" in tips
+    )
     for point in curve.points:
         if point.saliency != "unpruned":
             figures = f"{point.kept:.2%} kept, {units.size(point.nbytes)}: error {point.score.error:.2%}"
