@@ -96,7 +96,7 @@ LAYERS: dict[str, Layer] = {
     "RNN": recurrent(lambda: First(nn.RNN(4, 2, num_layers=2)), 1, sequence(5, 2, 4)),
     "LSTM cell": recurrent(lambda: First(nn.LSTMCell(4, 2)), 4, sequence(5, 4), (sequence(5, 2), sequence(5, 2))),
     "GRU cell": recurrent(lambda: nn.GRUCell(4, 2), 3, sequence(5, 4), sequence(5, 2)),
-    "tied": Layer(Tied, (sequence(4, 3),), "a.weight", (*ANY, Channel(1), Block(2, 2), NM(1, 2))),
+    "tied": Layer(Tied, (sequence(4, 3),), "a.weight", (Unstructured(), Channel(1), Block(2, 2), NM(1, 2))),
     "bias": Layer(lambda: nn.Linear(4, 8), (sequence(5, 4),), "bias", VECTOR),
     "layer norm": Layer(lambda: nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6)), (sequence(5, 4),), "1.*", VECTOR),
     "batch norm": Layer(

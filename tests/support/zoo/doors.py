@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import bayesprune as bp
 from bayesprune.layout import layout_of
+from bayesprune.network.outputs import output_layers, prunes_outputs
 from bayesprune.patterns import PatternError
 from support.layers import labels
 from support.zoo import ZOO
@@ -44,6 +45,7 @@ class Subject:
     def patterns(self) -> dict[str, bp.Pattern]:
         """One of the patterns that fit, by weight, in turns."""
         found: dict[str, bp.Pattern] = {}
+        outputs = output_layers(self.net).names
         for at, (name, x) in enumerate(self.net.named_parameters()):
             if x.dim() < 2 or not x.requires_grad:
                 continue
@@ -53,6 +55,8 @@ class Subject:
                     pattern.groups(layout_of(self.net, name))
                 except PatternError:
                     continue
+                if name in outputs and prunes_outputs(pattern, self.net, name):
+                    continue  # it is refused
                 found[name] = pattern
                 break
         return found
