@@ -4,9 +4,9 @@ Names are imported when they are first used, so that ``import bayesprune`` is li
 Pyro.
 """
 
-import lazy_loader
+from bayesprune._extras import door
 
-__getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, _, __all__ = door(__name__, __file__)
 __version__ = "0.1.0"
 
 

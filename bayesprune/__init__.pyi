@@ -3,10 +3,15 @@
 from . import corruptions as corruptions
 from . import likelihoods as likelihoods
 from . import plots as plots
+from .evaluation import Elpd as Elpd
 from .evaluation import Prediction as Prediction
+from .evaluation import elpd as elpd
 from .evaluation import predict as predict
+from .fitting import ELBO as ELBO
+from .fitting import EarlyStopping as EarlyStopping
 from .fitting import Epoch as Epoch
 from .fitting import History as History
+from .fitting import ScaleWarning as ScaleWarning
 from .fitting import classify as classify
 from .fitting import fit as fit
 from .fitting import regress as regress
@@ -32,6 +37,9 @@ from .methods import SpikeSlab as SpikeSlab
 from .methods import StructuredDropout as StructuredDropout
 from .methods import TwoScales as TwoScales
 from .network import BayesianNet as BayesianNet
+from .one_shot import Pruned as Pruned
+from .one_shot import condition as condition
+from .one_shot import prune as prune
 from .patterns import NM as NM
 from .patterns import Block as Block
 from .patterns import Channel as Channel
@@ -52,14 +60,20 @@ from .pruning import random as random
 from .pruning import snr as snr
 from .reporting import Curve as Curve
 from .reporting import Report as Report
+from .reporting import from_pretrained as from_pretrained
+from .reporting import push_to_hub as push_to_hub
 from .reporting import report as report
+from .reporting import save_pretrained as save_pretrained
 from .reporting import sweep as sweep
+from .runs import Sparsified as Sparsified
+from .runs import sparsify as sparsify
 from .sparse import BSR as BSR
 from .sparse import CSR as CSR
 from .sparse import Codebook as Codebook
 from .sparse import Compressed as Compressed
 from .sparse import Dense as Dense
 from .sparse import FileError as FileError
+from .sparse import OnnxFile as OnnxFile
 from .sparse import Plan as Plan
 from .sparse import SemiStructured as SemiStructured
 from .sparse import compressed as compressed
@@ -67,6 +81,7 @@ from .sparse import export as export
 from .sparse import load as load
 from .sparse import plan as plan
 from .sparse import save as save
+from .sparse import to_onnx as to_onnx
 from .sparse.compact import Compacted as Compacted
 from .sparse.compact import compact as compact
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from bayesprune._extras import needed_by
 from bayesprune._files import cache_folder
 
 _MNIST_MIRRORS = (
@@ -90,6 +91,7 @@ class Splits:
         return y * self.y_scale + self.y_mean
 
 
+@needed_by("bayesprune.data.digits")
 def digits(*, val: float = 0.1, test: float = 0.2, seed: int = 0) -> Splits:
     """The 1,797 handwritten 8×8 digits that ship with scikit-learn (UCI, Alpaydin and Kaynak, 1998).
 
@@ -165,7 +167,7 @@ def cifar10(*, val: int = 5_000, seed: int = 0, root: Path | None = None) -> Spl
     _check_val_count(val, _CIFAR_COUNTS["train"])
     here = [folder / file for file in _CIFAR_READERS if (folder := _local("cifar10", [file]))]
     archive = here[0] if here else _download("cifar10", _CIFAR_FILES, _CIFAR_MIRRORS, root) / next(iter(_CIFAR_FILES))
-    arrays = _decoded_cifar(archive, _cache(root, "cifar10"))
+    arrays = _decoded_cifar(archive, (Path(root) / "cifar10" if root else cache_folder("cifar10")))
     return _image_splits(arrays, val, seed, _CIFAR_CLASSES)
 
 
@@ -222,10 +224,6 @@ def _check_val_count(val: int, total: int) -> None:
         raise ValueError(f"expected val as a number of training images, an int from 0 to {total - 1}; got {val!r}")
 
 
-def _cache(root: Path | None, name: str) -> Path:
-    return Path(root) / name if root else cache_folder(name)
-
-
 def _local(name: str, files: Sequence[str]) -> Path | None:
     """``$BAYESPRUNE_DATA/name`` where it holds all of ``files``, None where it holds none."""
     if not (given := os.environ.get(_LOCAL)):
@@ -241,11 +239,12 @@ def _local(name: str, files: Sequence[str]) -> Path | None:
     return folder
 
 
+@needed_by("downloading data")
 def _download(name: str, files: Mapping[str, str | None], mirrors: Sequence[str], root: Path | None) -> Path:
     """The cache's folder ``name`` with ``files`` (name: published hash or None); mirrors are address prefixes."""
     import pooch
 
-    folder = _cache(root, name)
+    folder = Path(root) / name if root else cache_folder(name)
     folder.mkdir(parents=True, exist_ok=True)
     for file, published in files.items():
         path = folder / file
@@ -319,6 +318,7 @@ def _read_cifar_batches(path: Path) -> dict[str, tuple[NDArray, NDArray]]:
     return arrays
 
 
+@needed_by("reading JPEG files")
 def _read_cifar_jpegs(path: Path) -> dict[str, tuple[NDArray, NDArray]]:
     """JPEG files ``train/CLASS/NAME.jpg`` and ``test/CLASS/NAME.jpg``, in a fixed order that mixes the classes."""
     from PIL import Image

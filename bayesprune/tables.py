@@ -58,7 +58,8 @@ class Table:
 
 def as_text(shown: RenderableType, width: int) -> str:
     """What rich prints, without colours, at most ``width`` columns wide."""
-    console = Console(file=StringIO(), width=width, color_system=None)
+    # in Jupyter, rich shows what it is to print, and writes nothing
+    console = Console(file=StringIO(), width=width, color_system=None, force_jupyter=False)
     console.print(shown)
     assert isinstance(console.file, StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).rstrip()

@@ -1,13 +1,13 @@
 """What may be installed beside bayesprune: no release with a published flaw, and none whose next one may break it."""
 
-import tomllib
+from itertools import chain
 
 import pytest
 from packaging.requirements import Requirement
-from support.paths import ROOT
+from support.installed import PROJECT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NEEDED = {r.name: r.specifier for r in map(Requirement, PROJECT["dependencies"])}
+TEXTS = chain(PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+NEEDED = {r.name: r.specifier for r in map(Requirement, TEXTS)}
 FLAWED = {"jinja2": "3.1.5", "pillow": "10.2.0", "filelock": "3.20.2", "scikit-learn": "1.4.2"}  # the last of each
 
 

@@ -21,6 +21,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "04_export_and_run": {"IMAGES": 5_000, "EPOCHS": 1},
     "05_your_own_prior": {"EPOCHS": 8, "STEPS": 60},
     "06_regression_with_the_horseshoe": {"EPOCHS": 20, "DRAWS": 20},
+    "07_prune_a_trained_net": {"PRETRAIN": 5, "KEEP": [0.5, 0.3, 0.2]},
+    "08_a_transformer_on_images": {"PRETRAIN": 3, "KEEP": [0.9, 0.8, 0.75]},
+    "09_a_table_from_a_csv": {"PRETRAIN": 10, "EPOCHS": 20},
+    "10_your_own_loop": {"PRETRAIN": 5, "EPOCHS": 8},
 }
 DOWNLOADS = {"03_choose_what_to_prune", "04_export_and_run", "06_regression_with_the_horseshoe"}
 WARNING = re.compile(r"\w+Warning: |Traceback \(most recent call last\)")

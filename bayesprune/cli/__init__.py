@@ -1,17 +1,21 @@
 """The command line: a file for each command, under the names that the API has."""
 
 import warnings
+from typing import Annotated
 
 import typer
 
-from bayesprune.cli import bench, demo, export, fit, info, masks, report, sweep
+import bayesprune as bp
+from bayesprune.cli import bench, demo, export, fit, info, init, masks, report, sweep
 from bayesprune.cli.output import say, trouble
+from bayesprune.cli.words import in_words
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 for _name, _command in (
     ("demo", demo),
+    ("init", init),
     ("fit", fit),
     ("masks", masks),
     ("sweep", sweep),
@@ -29,8 +33,18 @@ _THEIRS = (
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"bayesprune {bp.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
     """Bayesian sparsification for PyTorch: fit a sparse posterior, look at it, export what is smaller and faster."""
 
 
@@ -65,11 +79,11 @@ def _told(error: Exception) -> tuple[str, int] | None:
         message = error.format_message()  # type: ignore[attr-defined]
         return message and f"{message} See '{path} --help'.", 2  # no message: the help was printed
     if isinstance(error, _THEIRS):
-        return str(error) or type(error).__name__, 2
+        return in_words(str(error)) or type(error).__name__, 2
     if isinstance(error, (OSError, FloatingPointError, MemoryError)):
         return str(error) or type(error).__name__, 1
     return None
 
 
 def _show_warning(message: Warning | str, *_args: object, **_kwargs: object) -> None:
-    say(f"warning: {message}")
+    say(f"warning: {in_words(str(message))}")

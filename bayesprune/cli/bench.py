@@ -1,12 +1,13 @@
 """The ``bayesprune bench`` command."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bayesprune import runs
-from bayesprune.cli.options import Json, Trust
+from bayesprune.cli.completion import NETS, among
+from bayesprune.cli.options import DEVICES, Json, Trust, fraction
 from bayesprune.cli.output import tell
 from bayesprune.sparse import bench as benchmark
 
@@ -20,7 +21,10 @@ def run(
     ] = None,
     net: Annotated[
         str | None,
-        typer.Option(help="With a saved model of a class of its own: the net, as for fit; a run knows its own."),
+        typer.Option(
+            help="With a saved model of a class of its own: the net, as for fit; a run knows its own.",
+            autocompletion=among(*NETS),
+        ),
     ] = None,
     shape: Annotated[list[str], typer.Option(help="Outputs x inputs of a weight; may be given again.")] = [  # noqa: B006
         "768x768",
@@ -28,12 +32,20 @@ def run(
         "4096x4096",
     ],
     tokens: Annotated[list[int], typer.Option(min=1, help="Rows of x.")] = [256],  # noqa: B006
-    sparsity: Annotated[list[float], typer.Option(min=0, help="Fraction that is gone, in [0, 1).")] = [0.9],  # noqa: B006
+    sparsity: Annotated[
+        list[float], typer.Option(parser=fraction, metavar="FRACTION", help="That is gone, as 0.9 or 90%.")
+    ] = [0.9],  # noqa: B006
     block: Annotated[list[str], typer.Option(help="Outputs x inputs of a block; 1x1 is CSR.")] = ["16x16"],  # noqa: B006
     bits: Annotated[int | None, typer.Option(help="8 or 4 for integer weights.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[
+        str,
+        typer.Option(help="float32, bfloat16 or float16.", autocompletion=among("float32", "bfloat16", "float16")),
+    ] = "float32",
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch and of our kernel.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, or cuda: for products; a saved model is timed on the CPU.")] = "cpu",
+    device: Annotated[
+        str,
+        typer.Option(help="cpu, or cuda: for products; a saved model is timed on the CPU.", autocompletion=DEVICES),
+    ] = "cpu",
     rivals: Annotated[bool, typer.Option(help="Time torch's sparse paths, scipy and ONNX Runtime too.")] = True,
     budget: Annotated[float, typer.Option(min=0.01, help="Seconds per setting.")] = 1.0,
     trust: Trust = False,
@@ -47,16 +59,18 @@ def run(
         if device != "cpu":
             raise ValueError(f"a saved model is timed on the CPU; --device {device} is for products, without a model")
         if model.is_dir():
-            model, example, net = _of_run(model, example, net, trust)
+            model, batch, net = _of_run(model, example, net, trust)
+        else:
+            batch = example
         if not model.exists():
             raise FileNotFoundError(f"there is no saved model {str(model)!r}; bayesprune export writes one")
-        if example is None:
+        if batch is None:
             raise ValueError("say the shape of the model's input: --example 64x784")
         skeleton = None
         if net is not None:
             skeleton = runs.find_net(net)
-        sizes = benchmark.sizes(example, "--example")
-        found = benchmark.of_model(model, sizes, threads, budget, rivals, skeleton)
+        given = benchmark.sizes(batch, "--example") if isinstance(batch, str) else batch
+        found = benchmark.of_model(model, given, threads, budget, rivals, skeleton)
     else:
         settings = benchmark.settings(shape, tokens, sparsity, block, bits, dtype, threads, device)
         found = benchmark.of_products(settings, rivals, budget)
@@ -66,14 +80,14 @@ def run(
         tell(found)
 
 
-def _of_run(path: Path, example: str | None, net: str | None, trust: bool) -> tuple[Path, str, str]:
-    """The model of a run, the shape of a batch of its data, and its net."""
+def _of_run(path: Path, example: str | None, net: str | None, trust: bool) -> tuple[Path, Any, str]:
+    """The model of a run, a batch of its data or the shape of one, and its net."""
     folder = runs.RunFolder(path, trust)
     not_run = ["rules", "prune", *(["net"] if net else ()), *(["data"] if example else ())]
     recipe = folder.check_run(not_run)
     if not folder.model_file.exists():
         raise FileNotFoundError(f"{folder} holds no model yet: {folder.command('export')}")
+    batch: Any = example
     if example is None:
-        x, *_ = next(iter(runs.open_data(recipe if net is None else recipe.but(net=net)).part("test")))
-        example = "x".join(map(str, x.shape))
-    return folder.model_file, example, net or recipe.net
+        batch = runs.inputs_of(runs.open_data(recipe if net is None else recipe.but(net=net)).part("test"))
+    return folder.model_file, batch, net or recipe.net

@@ -7,21 +7,40 @@ from typing import Annotated, Any
 import typer
 
 from bayesprune import reporting, runs
-from bayesprune.cli.options import Json, Trust
+from bayesprune.cli.completion import DATA, NETS, among
+from bayesprune.cli.completion import rules as complete_rules
+from bayesprune.cli.options import DEVICES, Json, Trust
 from bayesprune.cli.output import loading, say, show_json, tell
 
 
 def run(
     recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A recipe.toml to repeat.")] = None,
     net: Annotated[
-        str | None, typer.Option(help="lenet_300_100, 'mlp(8, (50,), 1)', …, or my_module:make_net.")
+        str | None,
+        typer.Option(help="lenet_300_100, 'mlp(8, (50,), 1)', …, or my_module:make_net.", autocompletion=among(*NETS)),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="digits, mnist, cifar10, uci:yacht, or my_module:make_data.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="digits, mnist, cifar10, uci:yacht, csv:file.csv, images:folder, npz:file.npz, hf:folder, or "
+            "my_module:make_data.",
+            autocompletion=among(*DATA),
+        ),
+    ] = None,
     rules: Annotated[
         list[str] | None,
-        typer.Option("--rule", help="'fc*.weight=SparseVD(Block(4, 1))'; may be given again, the first match wins."),
+        typer.Option(
+            "--rule",
+            help="'fc*.weight=SparseVD(Block(4, 1))'; may be given again, the first match wins.",
+            autocompletion=complete_rules,
+        ),
     ] = None,
-    prune: Annotated[str | None, typer.Option(help="Prune while fitting, by a schedule: 'Cubic(keep=0.05)'.")] = None,
+    prune: Annotated[
+        str | None,
+        typer.Option(
+            help="Prune while fitting, by a schedule: 'Cubic(keep=0.05)'.", autocompletion=among("Cubic(keep=0.05)")
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the fit; 20 by default.")] = None,
     batch: Annotated[int | None, typer.Option(help="Examples a step; 128 by default.")] = None,
     lr: Annotated[float | None, typer.Option(help="The fit's learning rate; 0.001 by default.")] = None,
@@ -33,11 +52,20 @@ def run(
         typer.Option("--control/--no-control", help="Train the dense net on as long, to compare with; it is."),
     ] = None,
     start: Annotated[Path | None, typer.Option(help="A trained net's state dict (.pt, .safetensors).")] = None,
-    estimator: Annotated[str | None, typer.Option(help="local (the default), weight or flipout draws.")] = None,
+    estimator: Annotated[
+        str | None,
+        typer.Option(
+            help="local (the default), weight or flipout draws.", autocompletion=among("local", "weight", "flipout")
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes initial weights, shuffling and draws; 0 by default.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of torch; a repeat takes as many.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu (the default), cuda, cuda:1, mps.")] = None,
-    precision: Annotated[str | None, typer.Option(help="no (the default) or bf16.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu (the default), cuda, cuda:1, mps.", autocompletion=DEVICES)
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="no (the default) or bf16.", autocompletion=among("no", "bf16"))
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run folder; run by default, or run-2, … where another run is in it.")
     ] = None,
@@ -69,6 +97,9 @@ def run(
     _warn_of_versions(wanted, reporting.versions())
     runs.use_threads(wanted)
     prepared = prepare(wanted)
+    if runs.is_file(wanted.data):
+        said = f"classes {', '.join(prepared.data.classes)}".strip() if prepared.data.classifies else "regression"
+        say(f"{wanted.data}: {prepared.data.size:,} rows to train on, {said}")
     with folder.locked():
         if folder.recipe() != there or (folder.finished and not overwrite):
             raise BlockingIOError(f"another bayesprune has written to {folder} meanwhile: name another folder")
@@ -83,7 +114,7 @@ def run(
             raise
     last = history.epochs[-1]
     if json:
-        show_json({"folder": str(folder.path), "seconds": history.seconds, **vars(last)})
+        show_json({"folder": str(folder.path), "seconds": history.seconds, **last.to_dict()})
         return
     tell(
         f"{folder} holds a posterior, fitted in {history.seconds:.0f} s: NLL {last.nll:.4f} nats per example, "

@@ -6,16 +6,24 @@ from typing import Annotated
 import typer
 
 from bayesprune import pruning, runs
-from bayesprune.cli.options import Device, Folder, Json, Scope, Trust
+from bayesprune.cli.completion import SALIENCIES, among
+from bayesprune.cli.options import Device, Folder, Json, Scope, Trust, fraction
 from bayesprune.cli.output import loading, show, show_json, table, tell
 
 
 def run(
     run: Folder = Path("run"),
-    keep: Annotated[float | None, typer.Option(help="Fraction of the weights to keep, in (0, 1].")] = None,
+    keep: Annotated[
+        float | None, typer.Option(parser=fraction, metavar="FRACTION", help="Of the weights to keep, as 0.05 or 5%.")
+    ] = None,
     snr: Annotated[float | None, typer.Option(help="Keep the groups of at least this signal-to-noise ratio.")] = None,
     scope: Scope = "global",
-    saliency: Annotated[str, typer.Option(help="What ranks groups for --keep: snr, magnitude, lamp, random.")] = "snr",
+    saliency: Annotated[
+        str,
+        typer.Option(
+            help="What ranks groups for --keep: snr, magnitude, lamp, random.", autocompletion=among(*SALIENCIES)
+        ),
+    ] = "snr",
     device: Device = None,
     trust: Trust = False,
     json: Json = False,
@@ -31,8 +39,12 @@ def run(
     folder.check_run()
     with folder.locked():
         recipe, bnet = open_run(folder, device)
+        _check_reached(snr, {name: float(part.max()) for name, part in bnet.snr().items()})
         with runs.seeded(recipe.seed):
             kept = pruning.masks(bnet, keep=keep, snr=snr, scope=scope, saliency=ranking)  # type: ignore[arg-type]
+        if not any(bool(mask.any()) for mask in kept.values()):
+            asked = "the methods' own rule" if keep is None else f"--keep {keep:g}"
+            raise ValueError(f"{asked} keeps nothing: ask for more, as in --keep 0.05")
         choice = {"keep": keep, "snr": snr, "scope": scope, "saliency": saliency} if keep else {"snr": snr}
         folder.write_tensors(folder.masks_file, kept, choice)
     counts = {name: (int(mask.sum()), mask.numel()) for name, mask in kept.items()}
@@ -54,3 +66,12 @@ def run(
     headings = {"weight": words, "shape": words, "entries": numbers, "of its own": numbers, "pruned together": words}
     show(table("What is kept", headings, rows))
     tell(f"wrote {folder.masks_file}; next: {folder.command('report')}")
+
+
+def _check_reached(snr: float | None, largest: dict[str, float]) -> None:
+    """Raise ``ValueError`` where no group's ratio reaches the threshold: nothing would be kept."""
+    if snr is not None and snr > max(largest.values(), default=snr):
+        name = max(largest, key=lambda name: largest[name])
+        raise ValueError(
+            f"--snr {snr:g} keeps nothing: the largest ratio of a group is {largest[name]:.3g}, in {name!r}"
+        )

@@ -60,7 +60,15 @@ def run(
         plain = {"run": str(run), "on": on, **found.to_dict()}
         folder.write_json(folder.report_file, plain)
         if html is not None:
-            found.to_html(html, model=str(folder.model_file))
+            found.to_html(
+                html,
+                model=str(folder.model_file),
+                net=recipe.net,
+                data=recipe.data,
+                run=str(run),
+                recipe=folder.recipe_file.read_text(encoding="utf-8"),
+                curve=runs.swept(folder),
+            )
     if json:
         show_json(plain)
         return

@@ -1,5 +1,6 @@
 """The ``bayesprune sweep`` command."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -7,26 +8,39 @@ import typer
 
 import bayesprune as bp
 from bayesprune import pruning, runs
-from bayesprune.cli.options import Device, Json, Part, Scope, Threads, Trust
-from bayesprune.cli.output import loading, show_json, tell
+from bayesprune.cli.completion import CORRUPTIONS, SALIENCIES, among
+from bayesprune.cli.options import Device, Json, Part, Scope, Threads, Trust, fraction
+from bayesprune.cli.output import loading, say, show_json, tell
 
 RUNS = [Path("run")]
 BUDGETS = [0.5, 0.2, 0.1, 0.05, 0.02, 0.01]
 RANKINGS = ["snr", "magnitude", "random"]
 SEVERITIES = [3]
+_ALIKE = 1.02  # a budget that whole groups could not meet exactly
 
 
 def run(
     paths: Annotated[
         list[Path], typer.Argument(metavar="RUN", help="Finished runs; several seeds give a spread.")
     ] = RUNS,
-    keep: Annotated[list[float], typer.Option(help="A fraction of the weights to keep; may be given again.")] = BUDGETS,
-    saliency: Annotated[list[str], typer.Option(help="What ranks groups; may be given again.")] = RANKINGS,
+    keep: Annotated[
+        list[float] | None,
+        typer.Option(
+            parser=fraction, metavar="FRACTION", help="Of the weights to keep, as 0.05 or 5%; may be given again."
+        ),
+    ] = None,
+    saliency: Annotated[
+        list[str], typer.Option(help="What ranks groups; may be given again.", autocompletion=among(*SALIENCIES))
+    ] = RANKINGS,
     scope: Scope = "global",
     on: Part = "val",
     draws: Annotated[int | None, typer.Option(min=1, help="Score so many draws; by default the mean.")] = None,
     corruption: Annotated[
-        list[str] | None, typer.Option(help="Score spoilt images too: gaussian_noise, …, or all; may be given again.")
+        list[str] | None,
+        typer.Option(
+            help="Score spoilt images too: gaussian_noise, …, or all; may be given again.",
+            autocompletion=among("all", *CORRUPTIONS),
+        ),
     ] = None,
     severity: Annotated[list[int], typer.Option(min=1, max=5, help="How badly; may be given again.")] = SEVERITIES,
     latency: Annotated[bool, typer.Option("--latency", help="Pack and time each net: about a second a point.")] = False,
@@ -37,12 +51,12 @@ def run(
 ) -> None:
     """Prune to each budget by each ranking, and score what is left.
 
-    Example: bayesprune sweep run --keep 0.2 --keep 0.1 --keep 0.05
+    Example: bayesprune sweep run --keep 5% --keep 2% --keep 1%
     """
     with loading():
         sweep, open_run = bp.sweep, runs.open_run
-    for fraction in keep:
-        pruning.check_keep(fraction, scope)
+    for budget in keep or BUDGETS:
+        pruning.check_keep(budget, scope)
     rankings = [runs.saliency_of(name) for name in saliency]
     known = {c.__name__: c for c in bp.corruptions.CORRUPTIONS}
     spoils = list(known) if corruption == ["all"] else corruption or []
@@ -58,10 +72,11 @@ def run(
         for folder, (other, _) in zip(folders, opened, strict=True):
             other.check_like(recipe, str(folder), str(folders[0]))
         runs.use_threads(recipe, threads)
+        bnets = [bnet for _, bnet in opened]
         curve = sweep(
-            [bnet for _, bnet in opened],
+            bnets,
             runs.open_data(recipe).part(on),
-            keep=keep,
+            keep=_below(keep, max(map(_left, bnets))),
             saliencies=rankings,
             scope=scope,  # type: ignore[arg-type]
             seeds=[recipe.seed],
@@ -78,3 +93,22 @@ def run(
         return
     tell(curve)
     tell(f"wrote {folders[0].sweep_file}, {folders[0].curve_file}")
+
+
+def _left(bnet: "bp.BayesianNet") -> float:
+    """The fraction of the weights that a schedule has left."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kept = pruning.masks(bnet, keep=1.0)
+    return sum(int(mask.sum()) for mask in kept.values()) / sum(mask.numel() for mask in kept.values())
+
+
+def _below(asked: list[float] | None, left: float) -> list[float]:
+    """The budgets that take something away, or keep what is left; says which of those that were asked for do not."""
+    most = left * _ALIKE
+    over = [f"{budget:g}" for budget in asked or () if budget > most]
+    if asked and len(over) == len(asked):
+        raise ValueError(f"--keep {over[0]} is more than the fit left, {left:.2%} of the weights: ask for less")
+    if over:
+        say(f"left out, for the fit left {left:.2%} of the weights: --keep {', '.join(over)}")
+    return [budget for budget in asked or BUDGETS if budget <= most] or [left]

@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_map
 from bayesprune.evaluation.passes import SteadyLoader, check_like, steady
 from bayesprune.fitting.batches import split
 from bayesprune.fitting.generators import seeded
+from bayesprune.fitting.given import batches_of, net_of
+from bayesprune.fitting.supervised import SupervisedModel
 from bayesprune.likelihoods import Likelihood, Several
 from bayesprune.likelihoods.batch import call
 from bayesprune.network.bayesian_net import BayesianNet
@@ -23,7 +25,7 @@ from bayesprune.pruning.masking import check_masks
 __all__ = ["Prediction", "predict"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The posterior predictive of a data set.
 
@@ -43,6 +45,12 @@ class Prediction:
     epistemic: Tensor
     aleatoric: Tensor
     targets: Tensor | None
+
+    def __repr__(self) -> str:
+        shapes = {name: None if value is None else tuple(value.shape) for name, value in vars(self).items()}
+        draws, *rest = shapes["draws"] or ()
+        targets = "with targets" if shapes["targets"] is not None else "no targets"
+        return f"Prediction({rest[0]} examples, {draws} draws: mean {shapes['mean']}, {targets})"
 
     def __getitem__(self, part: str) -> "Prediction":
         """Of several outputs, the prediction of one."""
@@ -84,8 +92,8 @@ def known_observation(bnet: BayesianNet) -> Likelihood:
 
 @torch.no_grad()
 def predict(
-    bnet: BayesianNet,
-    loader: Iterable[Any],
+    bnet: BayesianNet | SupervisedModel,
+    loader: Any,
     *,
     draws: int = 20,
     masks: Mapping[str, Tensor] | None = None,
@@ -95,13 +103,15 @@ def predict(
 
     Args:
         bnet: the net with its posterior; :func:`bayesprune.classify` or :func:`~bayesprune.regress` has said what its
-            output means.
+            output means. Or the model that these gave.
         loader: batches ``(x, y)``, or of ``x`` alone; read once a draw, so its order must not change (no shuffling).
+            Or a ``Dataset``, or one batch: a tensor or mapping of inputs, or ``(x, y)``.
         draws: how many draws of the weights.
         masks: weight name → bool; what they drop is 0 in every draw.
         seed: fixes the draws, and leaves the global generator as it was.
 
     Raises:
+        TypeError: no net with a posterior, or no data.
         ValueError: no observation model yet, masks that do not fit, no data, a loader whose order changes, or batches
             padded to different lengths, each with an output a position.
 
@@ -109,11 +119,12 @@ def predict(
     >>> from bayesprune.methods import SparseVD
     >>> bnet = BayesianNet(torch.nn.Sequential(torch.nn.Linear(4, 3)), {"0.weight": SparseVD()})
     >>> model = classify(bnet, size=10)
-    >>> predict(bnet, [torch.zeros(5, 4)], draws=2).draws.shape
+    >>> predict(bnet, torch.zeros(5, 4), draws=2).draws.shape
     torch.Size([2, 5, 3])
     """
     if draws < 1:
         raise ValueError(f"draws is an integer ≥ 1, got {draws}")
+    bnet, loader = net_of(bnet), batches_of(loader)
     observation = known_observation(bnet)
     with seeded(seed):
         stacked, targets = draw_outputs(bnet, loader, draws, masks or {})

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -52,6 +52,20 @@ class Score:
         if self.class_errors is not None:
             plain["class_errors"] = [None if math.isnan(e) else e for e in self.class_errors]
         return plain | ({"parts": {name: part.to_dict() for name, part in self.parts.items()}} if self.parts else {})
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Score":
+        """What :meth:`to_dict` gave, again; what else there is in it is passed over.
+
+        >>> Score.from_dict({"n": 4, "nll": 0.1, "class_errors": [0.5, None]}).class_errors
+        (0.5, nan)
+        """
+        own: dict[str, Any] = {"error": None, "rmse": None, "ece": None}
+        own |= {field.name: plain[field.name] for field in fields(cls) if field.name in plain}
+        if own.get("class_errors") is not None:
+            own["class_errors"] = tuple(math.nan if e is None else e for e in plain["class_errors"])
+        own["parts"] = {name: cls.from_dict(part) for name, part in plain.get("parts", {}).items()}
+        return cls(**own)
 
 
 def score(observation: Likelihood | None, outputs: Any, y: Any) -> Score:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
+from importlib.util import find_spec
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,14 +19,17 @@ from bayesprune._copies import copied
 from bayesprune.evaluation.passes import steady
 from bayesprune.evaluation.prediction import draw_outputs, evaluating, known_observation, run_over
 from bayesprune.evaluation.scoring import Losses, Score, losses, score, summary
+from bayesprune.fitting.given import batches_of, net_of
+from bayesprune.fitting.supervised import SupervisedModel
 from bayesprune.likelihoods.batch import call
 from bayesprune.methods.deterministic import Deterministic
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.state import PosteriorState
 from bayesprune.pruning.masking import EmptyLayerWarning, masks
 from bayesprune.pruning.saliency import magnitude
-from bayesprune.sparse import Plan, compressed, export, save
+from bayesprune.sparse import Compressed, Plan, compressed, export, save
 from bayesprune.sparse.saving.byte_counts import ByteCount, byte_counts
+from bayesprune.sparse.surgery.masked import masked_copy
 from bayesprune.sparse.timing.interleaved import time_interleaved
 
 __all__ = [
@@ -72,7 +76,7 @@ class ModelRow:
         role: what it is; one of each, but for rivals that were trained elsewhere.
         score: its figures on the data set.
         kept: the fraction of the matched weights' entries that it keeps.
-        nbytes: its size on disk in bytes; ``None`` for a rival that is ranked only.
+        nbytes: its size on disk in bytes; ``None`` where it was not saved.
         seconds: the median time of one forward pass on the example; ``None`` where not timed.
         speedup: the dense net's median over its own, measured in turns.
     """
@@ -130,9 +134,9 @@ class Verification:
 
 @torch.no_grad()
 def verify(
-    bnet: BayesianNet,
+    bnet: BayesianNet | SupervisedModel,
     kept: Masks,
-    loader: Iterable[Any],
+    loader: Any,
     plan: Plan,
     example: Any,
     *,
@@ -149,13 +153,14 @@ def verify(
     Returns:
         The rows: the dense net, its control where there is one, the packed posterior mean, the posterior predictive
         through the same support, the dense net (or else its control) cut by magnitude without training, the same
-        posterior ranked by |mean| where that keeps others, the rivals. The packed net is the one that is scored, not a
-        masked stand-in.
+        posterior ranked by |mean| where that keeps others, the rivals. Each that is pruned is packed by a plan of its
+        own, and the packed net is the one that is scored, saved and timed, not a masked stand-in.
 
     Raises:
         ValueError: no observation model, no targets, a loader whose order changes, or a rival named as one of our rows.
     """
-    observation, loader = known_observation(bnet), steady(loader)
+    bnet = net_of(bnet)
+    observation, loader = known_observation(bnet), steady(batches_of(loader, scored=True))
     device = next(iter(bnet.parameters())).device
     dense = copied(bnet.net).to(device).eval()
     values = {**dict(dense.named_parameters()), **dict(dense.named_buffers())}
@@ -181,11 +186,16 @@ def verify(
 
     rows: list[ModelRow] = []
     each: dict[str, Losses] = {}
+    runs: dict[str, Callable[..., Any]] = {Role.DENSE.value: dense, Role.PRUNED.value: packed}
 
     def judge(role: Role, found: Outputs, share: float, nbytes: int | None = None, name: str | None = None) -> None:
         name = role.value if name is None else name
         each[name] = losses(observation, *found)
         rows.append(ModelRow(name, role, summary(each[name]), share, nbytes))
+
+    def compete(role: Role, weights: Mapping[str, Tensor], support: Masks, name: str) -> None:
+        runs[name] = rival = export(dense, weights, support, example=example)
+        judge(role, over(rival), density(support), _on_disk(rival), name)
 
     with evaluating(bnet):
         predictive = draw_outputs(bnet, loader, draws, kept)  # first: a pass over a loader moves the generator
@@ -193,19 +203,18 @@ def verify(
         shown = {Role.DENSE: before, Role.PRUNED: after}
         judge(Role.DENSE, before, 1.0, _on_disk(dense))
         if control is not None:
-            shown[Role.CONTROL] = over(masked(trained, {}))
-            judge(Role.CONTROL, shown[Role.CONTROL], 1.0)
+            runs[Role.CONTROL.value] = longer = masked_copy(dense, trained, {})
+            shown[Role.CONTROL] = over(longer)
+            judge(Role.CONTROL, shown[Role.CONTROL], 1.0, _on_disk(longer))
         judge(Role.PRUNED, after, density(kept), _on_disk(packed))
         judge(Role.PREDICTIVE, predictive, density(kept), _on_disk(packed) + _on_disk(spread), many)
-        judge(Role.ONE_SHOT, over(masked(trained, one_shot)), density(one_shot))
+        compete(Role.ONE_SHOT, trained, one_shot, Role.ONE_SHOT.value)
         if any(not torch.equal(by_mean[name], mask) for name, mask in kept.items()):  # the fit left something to rank
-            judge(Role.BY_MEAN, over(masked(means, by_mean)), density(by_mean))
-        runs: dict[str, Callable[..., Any]] = {Role.DENSE.value: dense, Role.PRUNED.value: packed}
+            compete(Role.BY_MEAN, means, by_mean, Role.BY_MEAN.value)
         for name, (rival_means, rival_masks) in rivals.items():
-            runs[name] = rival = export(dense, rival_means, rival_masks, example=example)
-            judge(Role.TRAINED, over(rival), density(rival_masks), _on_disk(rival), name)
+            compete(Role.TRAINED, rival_means, rival_masks, name)
         calls = {name: partial(call, run, example) for name, run in runs.items()}
-        seconds = time_interleaved(calls, device=device, budget=1.0, rounds=101)
+        seconds = time_interleaved(calls, device=device, budget=max(1.0, 0.4 * len(calls)), rounds=101)
         first = Role.DENSE.value
         slow = time_interleaved({first: calls[first], many: partial(call, drawn, example)}, device=device)
         ratio = {name: seconds[first] / s for name, s in seconds.items()} | {many: slow[first] / slow[many]}
@@ -215,7 +224,7 @@ def verify(
         losses=each,
         outputs={role: tree_map(itemgetter(0), found) for role, (found, _) in shown.items()},
         targets=observation.check(tree_map(itemgetter(0), before[0]), before[1]),
-        sizes=byte_counts(dense, kept, packed, compressed(packed, variances=variances)),
+        sizes=byte_counts(dense, kept, packed, _compressed(packed, variances)),
     )
 
 
@@ -233,6 +242,11 @@ def masked_forward(bnet: BayesianNet, weights: Mapping[str, Tensor], masks: Mask
 def density(kept: Masks) -> float:
     """The fraction of the entries of all masks together that stays."""
     return sum(int(m.sum()) for m in kept.values()) / max(sum(m.numel() for m in kept.values()), 1)
+
+
+def _compressed(packed: nn.Module, variances: Mapping[str, Tensor]) -> Compressed | None:
+    """The compressed file; ``None`` where what codes it is not installed."""
+    return None if find_spec("constriction") is None else compressed(packed, variances=variances)
 
 
 def _on_disk(module: nn.Module) -> int:

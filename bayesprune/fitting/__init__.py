@@ -1,5 +1,5 @@
 """Training: the loop, the evidence lower bound, likelihoods, history and checkpoints."""
 
-import lazy_loader
+from bayesprune._extras import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

@@ -1,6 +1,5 @@
 """Validation of batches: how many a loader holds, inputs and targets, what must not be in them."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import suppress
 from typing import Any
@@ -8,11 +7,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler, DistributedSampler
 
 from bayesprune.likelihoods.batch import count_examples, parted
 from bayesprune.network.bayesian_net import BayesianNet
 
-__all__ = ["check_inputs", "check_loader", "count_batches", "count_examples", "pair", "split", "usual"]
+__all__ = [
+    "check_inputs",
+    "check_loader",
+    "check_size",
+    "count_batches",
+    "count_data",
+    "count_examples",
+    "pair",
+    "split",
+    "usual",
+]
 
 
 def check_loader(loader: Any) -> None:
@@ -62,19 +72,47 @@ def pair(bnet: BayesianNet, batch: Any) -> tuple[Any, Any]:
     return x, y
 
 
-def check_size(loader: Any, size: int | None) -> None:
-    """Warn where the data set has more examples than the model was told."""
-    dataset, sampler = getattr(loader, "dataset", None), getattr(loader, "sampler", None)
-    if size is None or not isinstance(dataset, Sized) or not isinstance(sampler, Sized):
+def check_size(loader: Any, size: int) -> None:
+    """Raise ``ValueError`` where a loader's data set has another number of examples than the model was told.
+
+    A list of batches may be a part of the data or hold some twice: of it, where that number is how many batches it has.
+    """
+    counts = _counts(loader)
+    if not counts or size in counts:
         return
+    batches = count_batches(loader)
+    if isinstance(loader, (list, tuple)) and (size != batches or len({id(batch) for batch in loader}) < batches):
+        return
+    what = ", which is how many batches it has" if size == batches else ""
+    raise ValueError(
+        f"the loader's data set has {counts[0]} examples and the model was given size={size}{what}: the KL would count "
+        f"{counts[0] / size:.3g} times as much as it should; say size={counts[0]}, or leave size out"
+    )
+
+
+def count_data(bnet: BayesianNet, loader: Any) -> int:
+    """How many examples a data set has; one whose loader does not say is read through once."""
+    counts = _counts(loader)
+    return counts[0] if counts else sum(count_examples(*split(bnet, batch)) for batch in loader)
+
+
+def _counts(loader: Any) -> list[int]:
+    """How many examples a data set may be said to have, the likeliest first; none where only reading it would tell.
+
+    Both are right of a sampler that draws some of the examples: those it draws from, and all that are there.
+    """
+    if isinstance(loader, (list, tuple)):
+        return [sum(count_examples(*parted(batch)) for batch in loader)]
+    dataset, sampler = getattr(loader, "dataset", None), getattr(loader, "sampler", None)
+    if getattr(loader, "batch_size", None) is None:  # a data set of batches, unless the sampler makes them
+        by = sampler if isinstance(sampler, BatchSampler) else getattr(loader, "batch_sampler", None)
+        sampler = getattr(by, "sampler", None)
+    if not isinstance(dataset, Sized) or not isinstance(sampler, Sized):
+        return []
     with suppress(TypeError):  # a length that raises
-        count = min(len(dataset), len(sampler))
-        if count > size:
-            warnings.warn(
-                f"the loader's data set has {count} examples and the model was given size={size}: the KL then counts "
-                f"{count / size:.3g} times as much as it should; say size={count}",
-                stacklevel=5,
-            )
+        whole, drawn = len(dataset), len(sampler)
+        return [whole, drawn] if isinstance(sampler, DistributedSampler) else [min(whole, drawn), whole, drawn]
+    return []
 
 
 def check_inputs(x: Any, i: int) -> None:

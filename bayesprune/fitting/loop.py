@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import get_ident
 from typing import Any
@@ -23,19 +23,25 @@ from bayesprune.fitting.batches import (
     check_loader,
     check_size,
     count_batches,
+    count_data,
     count_examples,
     pair,
     usual,
 )
 from bayesprune.fitting.checkpoints import Checkpoints
 from bayesprune.fitting.devices import place
-from bayesprune.fitting.elbo import MeanFieldELBO
+from bayesprune.fitting.elbo import MeanFieldELBO, ramp
 from bayesprune.fitting.fingerprint import data_fingerprint, net_fingerprint, said
 from bayesprune.fitting.finite import first_not_finite, gradients, total
 from bayesprune.fitting.generators import generators_of, give_way
+from bayesprune.fitting.given import net_under
 from bayesprune.fitting.history import Epoch, History
-from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear, parameter_groups
+from bayesprune.fitting.optimizers import OptimizerFactory, adam, half_then_linear
+from bayesprune.fitting.scales import check_scales
 from bayesprune.fitting.snapshot import misfits, optimizer_state, random_states, set_optimizer_state, set_random_states
+from bayesprune.fitting.supervised import SupervisedModel
+from bayesprune.fitting.tracking import finish, note
+from bayesprune.fitting.validation import validate
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.pruning.callback import Callback, Run
 
@@ -85,7 +91,7 @@ class Settings:
     def kl_weight(self, epoch: float) -> float:
         """The factor on the KL when ``epoch`` epochs are done: linear from 1e-3 to 1 over the warm-up."""
         warmup = 0.4 * self.epochs if self.warmup is None else self.warmup
-        return 1.0 if warmup == 0 else min(1.0, max(1e-3, epoch / warmup))
+        return ramp(epoch, warmup)
 
 
 class Loop:
@@ -96,6 +102,8 @@ class Loop:
         settings: what it is asked for.
         prune: the schedule, the first of the callbacks; a checkpoint knows it.
         callbacks: called in this order.
+        val: batches to validate on after each epoch.
+        trackers: what :func:`bayesprune.fitting.tracking.tracked_by` gave.
 
     Attributes:
         progress: what callbacks see.
@@ -110,14 +118,21 @@ class Loop:
         settings: Settings,
         prune: Callback | None = None,
         callbacks: Sequence[Callback] = (),
+        val: Iterable[Any] | None = None,
+        trackers: Mapping[str, Any] | None = None,
     ) -> None:
         check_loader(loader)
         self.settings, self.prune, self.history = settings, prune, History()
         self.callbacks = [*([] if prune is None else [prune]), *callbacks]
+        if isinstance(model, SupervisedModel):
+            model.speak()
         self.elbo = MeanFieldELBO()
         bound: nn.Module = self.elbo(model, guide)
-        self.bnet = _bayesian_net(bound, guide)
-        self.accelerator = Accelerator(device_placement=False)
+        self.bnet = net_under(model, guide)
+        if self.bnet not in bound.modules():
+            bound.bnet = self.bnet  # the model is a plain function: its parameters are found through the guide
+        self.val, self.trackers = val, dict(trackers or {})
+        self.accelerator = Accelerator(device_placement=False, **self.trackers)
         many = self.accelerator.num_processes > 1
         self.device = self.accelerator.device if many else place(settings.device, self.bnet)
         bound.to(self.device)
@@ -126,16 +141,15 @@ class Loop:
             bound.forward = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)(bound.forward)
         self.loader = self.accelerator.prepare(loader) if isinstance(loader, DataLoader) and many else loader
         self.batches = count_batches(self.loader)
-        optimizer = settings.optimizer(parameter_groups(bound, self.bnet, settings.lr))
-        self.progress = Run(self.bnet, optimizer, steps=settings.epochs * self.batches)
+        optimizer = settings.optimizer(self.bnet.parameter_groups(settings.lr, bound))
+        self.progress = Run(self.bnet, optimizer, steps=settings.epochs * self.batches, history=self.history)
         self.schedule = LambdaLR(optimizer, lambda step: settings.factor(min(step / self.progress.steps, 1.0)))
         self.bound, self.optimizer = self.accelerator.prepare(bound, optimizer)
-        self.size: int | None = getattr(model, "size", None)
-        check_size(loader, self.size)
+        self.size = _size(model, self.bnet, loader)
         self.sums = torch.zeros(3, dtype=torch.float64, device="cpu")  # of an epoch: NLL, KL and how many
 
-    def run(self, checkpoint: Path | None, show: Callable[[History], None]) -> History:
-        """Fit, from the checkpoint if there is one; ``show`` is told the history after each epoch.
+    def run(self, checkpoint: Path | None = None) -> History:
+        """Fit, from the checkpoint if there is one.
 
         Raises:
             ValueError: another thread is fitting this net.
@@ -144,51 +158,65 @@ class Loop:
         if before != get_ident():
             raise ValueError("this net is being fitted in another thread: give each thread a BayesianNet of its own")
         try:
-            return self._run(checkpoint, show)
+            return self._run(checkpoint)
         finally:
             _UNDER_WAY.pop(self.bnet, None)
 
-    def _run(self, checkpoint: Path | None, show: Callable[[History], None]) -> History:
+    def _run(self, checkpoint: Path | None) -> History:
         self.bound.train()
         kept = None if checkpoint is None else self._checkpoints(checkpoint)
         if kept is not None:
             self._resume(kept)
-            show(self.history)
         done = len(self.history.epochs)
-        if done >= self.settings.epochs:
+        if done >= self.settings.epochs or self.history.stopped:
             return self.history
         try:
+            if self.trackers:
+                self.accelerator.init_trackers("bayesprune", config=self._config())
             self._tell("on_start")
             for epoch in range(done, self.settings.epochs):
                 self.epoch(epoch, first=epoch == done)
-                show(self.history)
                 if kept is not None:
                     self.save(kept)
+                if self.history.stopped:
+                    break
         except KeyboardInterrupt:
             self.history.interrupted = True
             self._tell("on_end")
         finally:
+            finish(self.accelerator)
             self.optimizer.zero_grad()  # a gradient left behind would be added to whatever trains these parameters next
         return self.history
 
     def epoch(self, epoch: int, first: bool) -> None:
         """Run once through the data, and note it in the history; the inputs of the ``first`` are checked."""
-        started = time.perf_counter()
+        started, run = time.perf_counter(), self.progress
+        run.epoch = epoch + 1
         self.sums.zero_()
         for i, batch in enumerate(self.loader):
             x, y = pair(self.bnet, batch)
             if first:
                 check_inputs(x, i)
+            if run.step == 0:
+                check_scales(self.bnet, self.loader, batch)
             self.step(x, y, f"epoch {epoch + 1}, batch {i}")
             give_way()
+            if run.stopped:
+                break
+        nll, kl, _ = (self.sums / self.sums[2]).tolist()
+        held_out = {} if self.val is None else validate(self.bnet, self.val)
+        seconds = time.perf_counter() - started
+        found = Epoch(epoch + 1, nll, kl, self.elbo.kl_weight, _kept(self.bnet), seconds, **held_out)
+        self.history.epochs.append(found)
         self._tell("on_epoch")
-        if epoch + 1 == self.settings.epochs:
+        self.history.stopped = run.stopped
+        if epoch + 1 == self.settings.epochs or run.stopped:
             self._tell("on_end")
         self._check_parameters(epoch)
         self.bnet.epochs += 1
-        nll, kl, _ = (self.sums / self.sums[2]).tolist()
         seconds = time.perf_counter() - started
-        self.history.epochs.append(Epoch(epoch + 1, nll, kl, self.elbo.kl_weight, _kept(self.bnet), seconds))
+        self.history.epochs[-1] = found = replace(found, kept=_kept(self.bnet), seconds=seconds)  # callbacks may prune
+        note(self.accelerator, {**found.to_dict(), "lr": run.lr}, found.epoch)
 
     def step(self, x: Any, y: Any, where: str) -> None:
         """One step of the optimiser, and of the learning rate's schedule.
@@ -197,6 +225,7 @@ class Loop:
             FloatingPointError: the loss or a gradient is not finite; the parameters are those before.
         """
         elbo, run = self.elbo, self.progress
+        run.lr = self.settings.lr * self.settings.factor(min(run.step / run.steps, 1.0))
         elbo.kl_weight = self.settings.kl_weight(run.step / self.batches)
         self.optimizer.zero_grad()
         loss = self.bound(*tree_map(usual, send_to_device((x, y), self.device)))
@@ -208,6 +237,8 @@ class Loop:
         # one look at the device for all four
         seen = torch.stack([elbo.nll / n, elbo.kl, torch.ones_like(elbo.kl), norm]).double().cpu()
         self.sums += seen[:3]
+        run.nll, run.kl = seen[:2].tolist()
+        run.loss = run.nll + elbo.kl_weight * run.kl / n
         if not bool(torch.isfinite(self.sums[:2]).all()):
             raise FloatingPointError(
                 f"the loss is {float(loss.detach()):g} in {where}: lower lr={self.settings.lr:g}, or look at the data "
@@ -294,23 +325,24 @@ class Loop:
                 f"lr={self.settings.lr:g}"
             )
 
+    def _config(self) -> dict[str, Any]:
+        """The settings that are numbers or words, for trackers."""
+        told = {**vars(self.settings), "prune": None if self.prune is None else said(self.prune), "size": self.size}
+        return {name: value for name, value in told.items() if isinstance(value, (bool, int, float, str))}
+
     def _tell(self, hook: str) -> None:
         for callback in self.callbacks:
             getattr(callback, hook)(self.progress)
 
 
-def _bayesian_net(bound: nn.Module, guide: Any) -> BayesianNet:
-    nets = {m for m in bound.modules() if isinstance(m, BayesianNet)}
-    owner = getattr(guide, "__self__", None)
-    if isinstance(owner, BayesianNet):
-        if not nets:
-            bound.bnet = owner  # the model is a plain function: its parameters are found through the guide
-        nets.add(owner)
-    if len(nets) != 1:
-        raise ValueError(
-            f"fit needs a model and guide over one BayesianNet, found {len(nets)}; pass bnet.guide as the guide"
-        )
-    return nets.pop()
+def _size(model: Any, bnet: BayesianNet, loader: Any) -> int | None:
+    """How many examples a model takes the data set to have: as it was told, or else counted and told to it."""
+    if isinstance(model, SupervisedModel) and model.counts:
+        model.size = count_data(bnet, loader)
+    size: int | None = getattr(model, "size", None)
+    if size is not None:
+        check_size(loader, size)
+    return size
 
 
 def _kept(bnet: BayesianNet) -> float:

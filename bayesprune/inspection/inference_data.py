@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,10 @@ from bayesprune.draws.gaussian import plain
 from bayesprune.evaluation.prediction import Draw, each_draw, evaluating, known_observation
 from bayesprune.evaluation.scoring import double
 from bayesprune.fitting.generators import seeded
+from bayesprune.fitting.given import batches_of, net_of
 from bayesprune.fitting.history import History
+from bayesprune.fitting.supervised import SupervisedModel
+from bayesprune.inspection.chains import in_chains, renamed
 from bayesprune.inspection.cross_validation import ARVIZ_0, log_density, no_correction
 from bayesprune.inspection.entries import Entries, chosen, numpy_of, numpy_type
 from bayesprune.inspection.targets import targets_of
@@ -31,7 +34,7 @@ __all__ = ["LeftOutWarning", "to_inference_data"]
 
 _SAMPLE = ("chain", "draw")
 _VARIATIONAL = (
-    "independent draws from a variational posterior q, one chain by convention: r_hat, ess and divergences say nothing "
+    "independent draws from a variational posterior q, chains by convention: r_hat, ess and divergences say nothing "
     "about how near q is to the posterior"
 )
 _PRIOR = "independent draws of the effective weights under the prior; of an improper one, under its truncated form"
@@ -47,15 +50,17 @@ class LeftOutWarning(UserWarning):
 
 @torch.no_grad()
 def to_inference_data(
-    bnet: BayesianNet,
-    loader: Iterable[Any],
+    bnet: BayesianNet | SupervisedModel,
+    loader: Any,
     *,
     draws: int = 100,
+    chains: int = 1,
     masks: Mapping[str, Tensor] | None = None,
     weights: Sequence[str] | Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
     history: History | None = None,
     memory_mb: float = 512.0,
+    separator: str = ".",
     seed: int | None = None,
 ) -> Any:
     """Posterior draws, predictive and log-likelihood for ArviZ: ``InferenceData``, or an xarray ``DataTree`` (arviz 1).
@@ -65,10 +70,12 @@ def to_inference_data(
 
     Args:
         bnet: the net with its posterior; :func:`bayesprune.classify` or :func:`~bayesprune.regress` has said what its
-            output means.
+            output means. Or the model that these gave.
         loader: batches ``(x, y)``, dicts with labels, or ``x`` alone; read once a draw, so its order must not change
-            (no shuffling). For leave-one-out scores it is the training set, all of it.
-        draws: how many draws of the weights.
+            (no shuffling). Or a ``Dataset``, or one batch. For leave-one-out scores it is the training set, all of it.
+        draws: how many draws of the weights, in each chain.
+        chains: into how many chains they are dealt, so that diagnostics which compare chains give numbers. All are
+            independent draws from q: an r̂ near 1 says so, and nothing about how near q is to the posterior.
         masks: weight name → bool; what they drop is 0 in every draw.
         weights: which to keep draws of: globs over weight names, or a mapping from a glob to what of the weight to
             keep (slices by axis, ``np.s_[:10, ::2]``, or a bool mask of its shape, as :func:`bayesprune.masks` gives).
@@ -78,6 +85,7 @@ def to_inference_data(
         memory_mb: what the result may hold, in units of 10⁶ bytes. Draws are streamed, so that nothing more is held but
             for what one draw of the weights and one pass over the data take. The smallest weights come first; of one
             whose draws do not fit, the root mean square over each output's weights is kept, draw by draw.
+        separator: what stands in the place of the dots in names, such as ``"_"`` for a tool that takes no dots.
         seed: fixes the draws, and leaves the global generator as it was. The weights are those of
             :func:`bayesprune.predict` with the same seed.
 
@@ -91,8 +99,10 @@ def to_inference_data(
         draws no ``y``.
 
     Raises:
-        ValueError: no observation model yet, draws < 1, a bound too small for the log-likelihood, unknown weights,
-            masks or class names that do not fit, no data, or a loader whose order changes.
+        TypeError: no net with a posterior, or no data.
+        ValueError: no observation model yet, draws or chains < 1, a bound too small for the log-likelihood, unknown
+            weights, masks or class names that do not fit, two names that ``separator`` makes one, no data, or a loader
+            whose order changes.
 
     Warns:
         LeftOutWarning: what did not fit into ``memory_mb``; the attribute ``left_out`` of every group repeats it.
@@ -107,8 +117,12 @@ def to_inference_data(
     """
     if not isinstance(draws, int) or draws < 1:
         raise ValueError(f"draws is an integer ≥ 1, got {draws!r}")
+    if not isinstance(chains, int) or chains < 1:
+        raise ValueError(f"chains is an integer ≥ 1, got {chains!r}")
+    total = draws * chains
     if not memory_mb > 0:
         raise ValueError(f"memory_mb is a bound in units of 10⁶ bytes, above 0, got {memory_mb!r}")
+    bnet, loader = net_of(bnet), batches_of(loader)
     observation, masks = known_observation(bnet), masks or {}
     check_masks(bnet, masks)
     entries = chosen(bnet, weights)
@@ -116,16 +130,18 @@ def to_inference_data(
         with torch.random.fork_rng():  # y is drawn from a stream of its own: the weights are those of bp.predict
             noise = torch.Generator().manual_seed(int(torch.randint(2**63 - 1, ()))).get_state()
         record: _Record | None = None
-        for i, drawn in enumerate(each_draw(bnet, loader, draws, masks)):
+        for i, drawn in enumerate(each_draw(bnet, loader, total, masks)):
             if record is None:
                 reason = "masks= changed the model after the fit" if masks else no_correction(drawn.under_p)
-                record = _Record(observation, entries, draws, drawn, classes, memory_mb, reason)
+                record = _Record(observation, entries, total, drawn, classes, memory_mb, reason)
             noise = record.add(i, drawn, noise)
             del drawn  # one draw of a large net at a time
         assert record is not None
         record.add_prior(bnet, masks)
         constants = _constants(bnet, masks, record.masks)
-    return _wrapped({**record.groups(), "constant_data": constants, **_fit(history)}, record.left_out)
+    groups = {**record.groups(), "constant_data": constants, **_fit(history)}
+    groups = renamed({name: in_chains(dataset, chains) for name, dataset in groups.items()}, separator)
+    return _wrapped(groups, record.left_out)
 
 
 # --- the draws, as they come ---------------------------------------------------------------------------------------

@@ -185,7 +185,13 @@ class Categorical(Likelihood):
         if not len(y):
             raise ValueError(f"there is nothing to score: every label is ignore_index={self.ignore_index}")
         commonest = int(y.bincount().max()) / len(y)
-        return Losses(nll, answer != y, confidence, brier, classes=p.shape[-1], group=y, one_answer=1 - commonest)
+        return Losses(
+            *(nll, answer != y, confidence, brier),
+            classes=p.shape[-1],
+            group=y,
+            answer=answer,
+            one_answer=1 - commonest,
+        )
 
     def no_density(self, y: Any) -> str | None:
         if self.weight is not None or self.label_smoothing:

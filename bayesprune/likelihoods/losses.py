@@ -27,6 +27,7 @@ class Losses:
             labels.
         classes: how many classes, or labels an example, there are; 0 where targets are no labels.
         group: which of them each observation is of, (observations,).
+        answer: the label that is given, (observations,); ``None`` where an observation is not of one class of several.
         one_answer: the error, or mean squared error, of the best answer that is the same for all examples.
         parts: of several outputs each one's own, by name; ``nll`` is then of all together.
     """
@@ -39,5 +40,6 @@ class Losses:
     inside: Tensor | None = None
     classes: int = 0
     group: Tensor | None = None
+    answer: Tensor | None = None
     one_answer: float | None = None
     parts: Mapping[str, "Losses"] = field(default_factory=dict)

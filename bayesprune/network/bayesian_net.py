@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import torch
 from pyro import poutine
+from pyro.poutine import runtime
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -45,7 +46,9 @@ class BayesianNet(nn.Module):
         net: any module, fresh or trained. Its values, classes, keys, hooks and mode never change: posteriors start at
             its weights, everything else is trained in copies that live here, and the net stays the dense baseline.
             A submodule that was frozen in eval mode inside a net in training mode stays frozen.
-        rules: glob over parameter names → method; the first match wins.
+        rules: glob over parameter names, or a class such as ``nn.Linear``, which stands for their weights → method, or
+            ``None`` to leave alone; the first match wins. Globs pass over the vectors of norms, and over the net's own
+            outputs where the pattern is their ``Channel``.
         estimator: how Gaussian draws meet the data in training. ``"local"`` samples activations (least variance, two
             products), ``"weight"`` samples the weight (one product), ``"flipout"`` flips one weight draw per example
             (two). A weight that is used twice in one forward pass, or a net whose
@@ -58,8 +61,10 @@ class BayesianNet(nn.Module):
     Attributes:
         epochs: how many epochs :func:`bayesprune.fit` has trained it for; part of a ``state_dict``.
 
-    ``forward`` is the model's half of a Pyro program, ``guide`` the other. Called outside Pyro's handlers, ``forward``
-    is therefore a draw from the *prior*; :func:`bayesprune.predict` gives the posterior predictive.
+    ``forward`` is the model's half of a Pyro program, ``guide`` the other: under Pyro's handlers its weights are the
+    prior's sites. Called outside of them it is that of an ordinary module: on the posterior means in eval mode, on a
+    draw from the posterior in training mode, through which gradients reach the posterior's parameters. :meth:`prior`
+    gives a draw from the prior, and :func:`bayesprune.predict` the posterior predictive.
 
     Attributes:
         observation: the likelihood, which says what the net's output means; ``None`` until a model has one.
@@ -72,7 +77,7 @@ class BayesianNet(nn.Module):
 
     observation: Likelihood | None
 
-    def __init__(self, net: nn.Module, rules: Mapping[str, Method], *, estimator: Estimator = "local") -> None:
+    def __init__(self, net: nn.Module, rules: Mapping[Any, Method | None], *, estimator: Estimator = "local") -> None:
         super().__init__()
         if not isinstance(net, nn.Module):
             raise TypeError(f"BayesianNet needs an nn.Module, got {type(net).__name__}")
@@ -103,6 +108,17 @@ class BayesianNet(nn.Module):
         # whose padding rows keep their value, until the first pass has shown that nothing else reads them; the others
         self._padded = tuple(name for name, (_, posterior) in found.items() if posterior.fixed is not None)
         self._unpadded: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        rows = []
+        for name, p in self.posteriors.items():
+            kept = float(p.entries().float().mean())
+            shape = "×".join(map(str, p.layout.shape))
+            rows.append(f"  {name}  {shape}  {self.methods[name]!r}" + ("" if kept == 1 else f"  kept {kept:.2%}"))
+        rest = sum(1 for _ in self._rest.parameters())
+        likelihood = "" if self.observation is None else f", {type(self.observation).__name__} targets"
+        head = f"{type(self.net).__name__}: {len(rows)} weights with a posterior, {rest} parameters without{likelihood}"
+        return "\n".join([f"BayesianNet({head}", *rows]) + ")"
 
     @property
     def net(self) -> nn.Module:
@@ -160,7 +176,20 @@ class BayesianNet(nn.Module):
         super()._load_from_state_dict({f"{prefix}_extra_state": fresh, **state_dict}, prefix, *args)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the net on weights from the prior's sites, which Pyro replays, conditions or draws."""
+        """Run the net: under Pyro's handlers on weights from the prior's sites, which they replay, condition or draw;
+        else on the posterior means in eval mode, and on a draw from the posterior in training mode.
+        """
+        if runtime._PYRO_STACK:
+            return self.prior(*args, **kwargs)
+        if not self.training:
+            return self.run(self.means(), *args, **kwargs)
+        with poutine.trace() as under_q:
+            self.guide()
+        with poutine.replay(trace=under_q.trace):
+            return self.prior(*args, **kwargs)
+
+    def prior(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the net on weights from the prior's sites: a draw from the prior, unless Pyro's handlers say else."""
         values = {name: self._effective(name, posterior) for name, posterior in self.posteriors.items()}
         for name, value in tensors(self._rest):
             values[name] = param_site(name, value) if isinstance(value, nn.Parameter) else value
@@ -192,6 +221,34 @@ class BayesianNet(nn.Module):
         """The guide: the posterior of every weight. Takes what the model takes, and ignores it."""
         for posterior in self.posteriors.values():
             posterior.guide()
+
+    def parameter_groups(self, lr: float, module: nn.Module | None = None) -> list[dict[str, Any]]:
+        """What requires a gradient, as groups for a torch optimiser, one for each learning rate: ``lr`` times the
+        posterior's own factor, as :func:`bayesprune.fit` takes them.
+
+        Args:
+            lr: the learning rate of weights.
+            module: one around this net, whose parameters are meant too; by default this net alone.
+
+        Raises:
+            ValueError: nothing requires a gradient.
+
+        >>> from bayesprune.methods import SparseVD
+        >>> bnet = BayesianNet(nn.Linear(4, 3), {"weight": SparseVD()})
+        >>> optimizer = torch.optim.Adam(bnet.parameter_groups(1e-3))
+        """
+        factors = {
+            id(parameter): posterior.lr_multipliers.get(leaf, 1.0)
+            for posterior in self.posteriors.values()
+            for leaf, parameter in posterior.named_parameters()
+        }
+        by_factor: dict[float, list[nn.Parameter]] = {}
+        for parameter in (self if module is None else module).parameters():
+            if parameter.requires_grad:
+                by_factor.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+        if not by_factor:
+            raise ValueError("nothing to fit: the model has no parameter that requires a gradient")
+        return [{"params": parameters, "lr": lr * factor} for factor, parameters in by_factor.items()]
 
     @in_turn
     def run(self, values: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:

@@ -27,15 +27,15 @@ def layer_latency(plan: Plan, *, ax: Axes | None = None) -> Axes:
         raise ValueError("the plan timed no layer, for all stay dense: see print(plan) for the reasons")
     ax = axes_for(ax, 5.6, 1.0 + 0.7 * len(timed))
     place = np.arange(len(timed))
-    dense = [1e6 * choice.seconds["dense"] for choice in timed.values()]
-    chosen = [1e6 * choice.seconds[choice.label] for choice in timed.values()]
+    dense = [1e3 * choice.seconds["dense"] for choice in timed.values()]
+    chosen = [1e3 * choice.seconds[choice.label] for choice in timed.values()]
     ax.barh(place - 0.2, dense, 0.4, color=ORANGE, label="dense")
     bars = ax.barh(place + 0.2, chosen, 0.4, color=BLUE, label="as planned")
     ax.bar_label(bars, [f"{c.label}: {c.speedup:.3g}×" for c in timed.values()], padding=4, fontsize="small")
     ax.set_yticks(place, list(timed))
     ax.invert_yaxis()
     ax.margins(x=0.25)
-    ax.set_xlabel(f"latency, µs ({plan.device}, {plan.threads} thread{'s' * (plan.threads != 1)})")
+    ax.set_xlabel(f"latency, ms ({plan.device}, {plan.threads} thread{'s' * (plan.threads != 1)})")
     ax.legend(frameon=False, fontsize="small")
     return ax
 
@@ -55,16 +55,18 @@ def model_latency(models: Sequence[ModelRow], *, ax: Axes | None = None) -> Axes
         raise ValueError("none of the models was timed")
     ax = axes_for(ax, 5.6, 0.8 + 0.4 * len(timed))
     for k, row in enumerate(timed):
-        microseconds = 1e6 * (row.seconds or 0.0)
-        ax.plot(microseconds, k, marker="o", markersize=8, color=ORANGE if row.role is Role.DENSE else BLUE)
+        milliseconds = 1e3 * (row.seconds or 0.0)
+        ax.plot(milliseconds, k, marker="o", markersize=8, color=ORANGE if row.role is Role.DENSE else BLUE)
         ratio = row.speedup or 1.0
-        label = f"{ratio:.3g}× as fast" if ratio >= 1 else f"{1 / ratio:.3g}× as long"
+        times = max(ratio, 1 / ratio)
+        label = f"{times:,.0f}×" if times >= 100 else f"{times:.3g}×"
+        label += " faster" if ratio >= 1 else " slower"
         label = "" if row.role is Role.DENSE else label
-        ax.annotate(label, (microseconds, k), xytext=(0, 7), textcoords="offset points", ha="center", fontsize="small")
+        ax.annotate(label, (milliseconds, k), xytext=(0, 7), textcoords="offset points", ha="center", fontsize="small")
     ax.set_yticks(range(len(timed)), [row.name for row in timed])
     ax.set_xscale("log")
     ax.margins(x=0.2, y=0.4)
     ax.invert_yaxis()
     ax.grid(axis="x", alpha=0.3)
-    ax.set_xlabel("latency of one batch, µs")
+    ax.set_xlabel("latency of one batch, ms")
     return ax

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-__all__ = ["BLACK", "BLUE", "COLOURS", "GREY", "MARKERS", "ORANGE", "axes_for", "panels_for"]
+__all__ = ["BLACK", "BLUE", "COLOURS", "GREY", "MARKERS", "ORANGE", "VERMILION", "axes_for", "panels_for"]
 
 # Okabe & Ito 2008, in an order in which neighbours differ in lightness too
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"

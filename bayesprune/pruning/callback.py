@@ -1,8 +1,10 @@
 """Training callbacks: their base class, and what they see of a running fit."""
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,17 +24,34 @@ class Run:
         optimizer: the optimiser, whose state follows what is pruned.
         steps: how many steps the run will take.
         step: how many are done.
+        epoch: which epoch is under way, from 1.
+        lr: the learning rate of weights in the step under way; other parameters have multiples of it.
+        loss, nll, kl: of the last batch: −ELBO and negative log-likelihood per example, and the whole KL without the
+            warm-up's factor, nats.
+        history: the :class:`bayesprune.History` of the epochs that are done; in ``on_epoch`` this one is among them.
+        stopped: whether :meth:`stop` was called.
     """
 
     bnet: BayesianNet
     optimizer: torch.optim.Optimizer
     steps: int
     step: int = 0
+    epoch: int = 0
+    lr: float = math.nan
+    loss: float = math.nan
+    nll: float = math.nan
+    kl: float = math.nan
+    history: Any = None
+    stopped: bool = False
 
     @property
     def progress(self) -> float:
         """The fraction of the run that is done, in [0, 1]."""
         return self.step / max(self.steps, 1)
+
+    def stop(self) -> None:
+        """End the run after this step: ``on_epoch`` and ``on_end`` still follow, and the checkpoint."""
+        self.stopped = True
 
     @torch.no_grad()
     def prune(self, kept: Mapping[str, Tensor]) -> None:
@@ -73,7 +92,7 @@ class Callback:
         """After each optimiser step."""
 
     def on_epoch(self, run: Run) -> None:
-        """After each epoch."""
+        """After each epoch, which is the last in ``run.history``."""
 
     def on_end(self, run: Run) -> None:
-        """After the last epoch, before its checkpoint is written; after Ctrl-C too."""
+        """After the last epoch, before its checkpoint is written; after :meth:`Run.stop` and Ctrl-C too."""

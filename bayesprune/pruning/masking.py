@@ -33,10 +33,15 @@ def check_keep(keep: float, scope: str = "global") -> None:
         raise ValueError(f"scope is one of {get_args(Scope)}, got {scope!r}")
 
 
-def check_masks(bnet: BayesianNet, masks: Mapping[str, Tensor]) -> None:
-    """Raise ``ValueError`` where a mask names no weight of ``bnet`` or has not its shape."""
+def check_net(bnet: BayesianNet) -> None:
+    """Raise ``ValueError`` where ``bnet`` is no net with a posterior."""
     if not isinstance(bnet, BayesianNet):
         raise ValueError(f"expected a BayesianNet, got {type(bnet).__name__}: bp.BayesianNet(net, rules) makes one")
+
+
+def check_masks(bnet: BayesianNet, masks: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` where a mask names no weight of ``bnet`` or has not its shape."""
+    check_net(bnet)
     if not isinstance(masks, Mapping):
         raise ValueError(f"masks must be a dict of name -> bool tensor, got {type(masks).__name__}")
     for name, mask in masks.items():
@@ -86,6 +91,7 @@ def masks(
     """
     if keep is not None and snr is not None:
         raise ValueError("masks takes keep= (a fraction) or snr= (a threshold), or neither, not both")
+    check_net(bnet)
     check_keep(1.0 if keep is None else keep, scope)
     state = bnet.state() if state is None else state
     if keep is not None:

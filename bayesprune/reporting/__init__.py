@@ -1,5 +1,5 @@
 """The report: sparsity, speed and accuracy of a pruned net beside its rivals, with warnings."""
 
-import lazy_loader
+from bayesprune._extras import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from bayesprune.evaluation.classification import wilson_interval
+from bayesprune.evaluation.scoring import Losses
 from bayesprune.evaluation.verification import Role, Verification, density
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.state import PosteriorState
 from bayesprune.pruning.masking import BudgetWarning, masks
 from bayesprune.reporting.intervals import LEVEL
+from bayesprune.reporting.units import speed
 from bayesprune.reporting.verdict import ClassChange
 from bayesprune.sparse import Plan
 
@@ -23,7 +25,12 @@ _NARROW = 0.1  # of a layer's width: fewer directions than this hardly carry a s
 _SLOWER = 0.95  # of the dense speed: above is noise
 _CHANCE = 0.05
 
-Kind = Literal["no control", "untrained", "too sure", "near empty", "class", "slow", "budget"]
+_NAMED = 10  # classes, at most
+_TOO_FEW = 5  # examples of a class: that they are missed may be chance
+
+Kind = Literal[
+    "no control", "untrained", "useless", "never predicted", "too sure", "near empty", "class", "slow", "budget"
+]
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,15 @@ def cautions(
     found: Verification,
     classes: Sequence[ClassChange],
     state: PosteriorState | None = None,
+    names: Sequence[str] = (),
 ) -> tuple[Caution, ...]:
-    """All warnings that are due; each function below says when; ``state`` is ``bnet.state()`` where it is at hand."""
+    """All warnings that are due; each function below says when; ``state`` is ``bnet.state()`` where it is at hand, and
+    ``names`` are those of the classes by their numbers."""
     return (
         *_no_control(bnet, found),
         *_untrained(found),
+        *_useless(found),
+        *_never_predicted(found, names),
         *_too_sure(found),
         *_near_empty(bnet, kept),
         *_suffering(classes),
@@ -75,23 +86,56 @@ def _no_control(bnet: BayesianNet, found: Verification) -> Iterator[Caution]:
 
 def _untrained(found: Verification) -> Iterator[Caution]:
     """The dense net does no better than one answer for all would: being better than it says nothing."""
-    dense = found.losses_of(found.reference)
-    if dense.one_answer is None:
-        return
-    if dense.wrong is not None:
-        n, wrong = len(dense.wrong), int(dense.wrong.sum())
-        low, _ = (float(end) for end in wilson_interval(torch.tensor(n - wrong), torch.tensor(n), LEVEL))
-        useless, told = low <= 1 - dense.one_answer, f"is wrong on {wrong / n:.1%} of examples"
-    else:
-        assert dense.squared is not None  # labels or numbers
-        mine, spread = float(dense.squared.double().mean()), dense.one_answer
-        useless, told = mine >= spread, f"has RMSE {mine**0.5:.3g} where the targets' own is {spread**0.5:.3g}"
-    if useless:
-        text = (
-            f"The dense net {told}: one answer for all would do as well, so to beat it says nothing. Give the report "
-            "a net that was trained as baseline=."
-        )
+    told = _no_better_than_one_answer(found.losses_of(found.reference))
+    if told:
+        text = f"The dense net {told}, so to beat it says nothing. Give the report a net that was trained as baseline=."
         yield Caution("untrained", found[found.reference].name, text)
+
+
+def _useless(found: Verification) -> Iterator[Caution]:
+    """The pruned net does no better than one answer for all would."""
+    told = _no_better_than_one_answer(found.losses_of(Role.PRUNED))
+    if told:
+        yield Caution("useless", found[Role.PRUNED].name, f"The pruned net {told}. Keep more weights, or fit longer.")
+
+
+def _no_better_than_one_answer(losses: Losses) -> str | None:
+    """What a model that could be replaced by one answer for all does, in words; ``None`` where it is better."""
+    if losses.one_answer is None:
+        return None
+    if losses.wrong is not None:
+        n, wrong = len(losses.wrong), int(losses.wrong.sum())
+        low, _ = (float(end) for end in wilson_interval(torch.tensor(n - wrong), torch.tensor(n), LEVEL))
+        if low > 1 - losses.one_answer:
+            return None
+        return (
+            f"is wrong on {wrong / n:.1%} of examples, and the commonest answer given to all would be on "
+            f"{losses.one_answer:.1%}: one answer for all would do as well, as far as {n:,} examples tell"
+        )
+    assert losses.squared is not None  # labels or numbers
+    mine, spread = float(losses.squared.double().mean()), losses.one_answer
+    if mine < spread:
+        return None
+    return (
+        f"is worse than a constant: its RMSE is {mine**0.5:.3g}, and that of the targets' mean as one answer for all "
+        f"is {spread**0.5:.3g}"
+    )
+
+
+def _never_predicted(found: Verification, names: Sequence[str]) -> Iterator[Caution]:
+    """Classes of which there are examples are no answer of the pruned net's, to any example."""
+    losses = found.losses_of(Role.PRUNED)
+    if losses.answer is None or losses.group is None:
+        return
+    examples = losses.group.bincount(minlength=losses.classes)
+    given = losses.answer.bincount(minlength=losses.classes)
+    never = torch.nonzero((examples >= _TOO_FEW) & (given == 0)).flatten().tolist()
+    if never:
+        named = [names[k] if names else str(k) for k in never[:_NAMED]]
+        listed = ", ".join(named) + (f" and {len(never) - _NAMED} more" if len(never) > _NAMED else "")
+        some = "One class is" if len(never) == 1 else f"{len(never)} classes are"
+        text = f"{some} never predicted, of {int((examples > 0).sum())}: {listed}. Keep more weights, or fit longer."
+        yield Caution("never predicted", f"{len(never)} of {int((examples > 0).sum())} classes", text)
 
 
 def _too_sure(found: Verification) -> Iterator[Caution]:
@@ -146,14 +190,13 @@ def _slow(plan: Plan, found: Verification) -> Iterator[Caution]:
     for name, choice in plan.choices.items():
         if not choice.format.is_dense and choice.speedup is not None and choice.speedup < _SLOWER:
             text = (
-                f"{name} runs as {choice.label} and takes {1 / choice.speedup:.3g}× as long as dense. Let bp.plan "
-                "choose its format on this machine."
+                f"{name} runs as {choice.label}, {speed(choice.speedup)} than dense. Let bp.plan choose its format on "
+                "this machine."
             )
             yield Caution("slow", name, text)
     packed = found[Role.PRUNED]
     if packed.speedup is not None and packed.speedup < _SLOWER:
-        times = f"{1 / packed.speedup:.3g}×"
-        text = f"The packed net takes {times} as long as the dense one: packing did not make it faster here."
+        text = f"The packed net is {speed(packed.speedup)} than the dense one: packing did not make it faster here."
         yield Caution("slow", packed.name, text)
 
 

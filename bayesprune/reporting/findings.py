@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from torch import Tensor
 
 from bayesprune.evaluation.verification import ModelRow, Verification
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.reporting.cautions import Caution
+from bayesprune.reporting.flips import Flip
 from bayesprune.reporting.verdict import ClassChange, Verdict
 from bayesprune.reporting.weights import WeightRow
 from bayesprune.sparse import Plan
@@ -16,15 +18,20 @@ from bayesprune.sparse.saving.byte_counts import ByteCount
 __all__ = ["Findings", "Subject"]
 
 
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
 @dataclass(frozen=True)
 class Subject:
-    """What a report's pictures are made from: the net with its posterior, the masks, what was measured, and the names
-    of the classes, none for real targets."""
+    """What a report's pictures are made from: the net with its posterior, the masks, what was measured, the names of
+    the classes, none for real targets, and the images whose answer pruning changed."""
 
     bnet: BayesianNet
     masks: Mapping[str, Tensor]
     found: Verification
     names: tuple[str, ...]
+    flips: tuple[Flip, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,6 +48,7 @@ class Findings:
         plan: how weights run; hand it to :func:`bayesprune.export`.
         batch: examples in the batch that was timed.
         draws, seed: of the posterior predictive.
+        made: when, in UTC, to the second.
     """
 
     verdict: Verdict
@@ -54,3 +62,4 @@ class Findings:
     draws: int
     seed: int | None
     subject: Subject = field(repr=False, compare=False)
+    made: datetime = field(default_factory=_now, compare=False)

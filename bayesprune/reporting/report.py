@@ -1,6 +1,6 @@
 """Make a report: compare a pruned posterior with the dense net and magnitude pruning on one data set."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from accelerate.utils import send_to_device
@@ -10,11 +10,14 @@ from bayesprune._state_dicts import is_unset, whole
 from bayesprune.evaluation.verification import Rival, Role, verify
 from bayesprune.fitting.batches import split
 from bayesprune.fitting.generators import seeded
+from bayesprune.fitting.given import batches_of, net_of
+from bayesprune.fitting.supervised import SupervisedModel
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.tree import tensors
 from bayesprune.pruning.masking import check_masks
 from bayesprune.reporting.cautions import cautions
 from bayesprune.reporting.findings import Subject
+from bayesprune.reporting.flips import flips
 from bayesprune.reporting.result import Report
 from bayesprune.reporting.verdict import class_changes, class_names, judge
 from bayesprune.reporting.weights import weight_rows
@@ -25,9 +28,9 @@ __all__ = ["report"]
 
 
 def report(
-    bnet: BayesianNet,
+    bnet: BayesianNet | SupervisedModel,
     masks: Mapping[str, Tensor],
-    loader: Iterable[Any],
+    loader: Any,
     *,
     draws: int = 20,
     control: nn.Module | Mapping[str, Tensor] | None = None,
@@ -42,9 +45,9 @@ def report(
     control, that net trained on in the same loop for as many epochs. Without one the report says how far it lags.
 
     Args:
-        bnet: the net with its posterior, fitted.
+        bnet: the net with its posterior, fitted, or the model that was.
         masks: weight name → bool, as :func:`bayesprune.masks` gives.
-        loader: batches ``(x, y)`` in a fixed order. Latency is measured on the first one.
+        loader: batches ``(x, y)`` in a fixed order, a ``Dataset``, or one batch. Latency is measured on the first one.
         draws: draws of the posterior predictive.
         control: the dense net after as many epochs as the posterior was fitted for, or its parameters and buffers by
             name: ``dense = bp.BayesianNet(net, {})``, fitted with the posterior's epochs and rate, has them as
@@ -56,6 +59,7 @@ def report(
         seed: fixes the draws, and leaves the global generator as it was.
 
     Raises:
+        TypeError: no net with a posterior, or no data.
         ValueError: masks or a control that do not fit, no data, a loader whose order changes, no observation model,
             another number of names than of classes, or a baseline named as one of the report's own rows.
 
@@ -68,6 +72,7 @@ def report(
     >>> [row.name for row in found.models][:2], found.weights[0].kept
     (['dense', 'posterior mean, pruned'], 0.5)
     """
+    bnet, loader = net_of(bnet), batches_of(loader, scored=True)
     check_masks(bnet, masks)
     trained = None if control is None else _values(bnet, control)
     if isinstance(loader, Iterator):
@@ -81,11 +86,12 @@ def report(
     plan = make_plan(bnet.net, masks, example=example) if plan is None else plan
     with seeded(seed):
         found = verify(bnet, masks, loader, plan, example, draws=draws, rivals=rivals, control=trained, state=state)
-    names = class_names(found, classes)
+        names = class_names(found, classes)
+        flipped = flips(bnet, loader, found, names)
     by_class = class_changes(found, names)
     return Report(
         verdict=judge(bnet.net, found, by_class, bnet.epochs),
-        warnings=cautions(bnet, masks, plan, found, by_class, state),
+        warnings=cautions(bnet, masks, plan, found, by_class, state, names),
         weights=weight_rows(bnet, masks, plan, state),
         models=found.rows,
         classes=by_class,
@@ -94,7 +100,7 @@ def report(
         batch=_batch(example),
         draws=draws,
         seed=seed,
-        subject=Subject(bnet, masks, found, names),
+        subject=Subject(bnet, masks, found, names, flipped),
     )
 
 

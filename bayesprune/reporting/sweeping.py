@@ -3,15 +3,12 @@
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import Any
 
-import pandas as pd
 import torch
 from accelerate.utils import send_to_device
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from bayesprune._copies import copied
@@ -21,111 +18,24 @@ from bayesprune.evaluation.scoring import Score, score
 from bayesprune.evaluation.verification import density, masked_forward, score_forward
 from bayesprune.fitting.batches import split
 from bayesprune.fitting.generators import seeded
+from bayesprune.fitting.given import batches_of, net_of
+from bayesprune.fitting.supervised import SupervisedModel
 from bayesprune.likelihoods.batch import call
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.network.state import PosteriorState
-from bayesprune.plots import sparsity_curve
 from bayesprune.pruning.masking import BudgetWarning, EmptyLayerWarning, Scope, check_keep, masks
 from bayesprune.pruning.saliency import Saliency, magnitude, random, snr
+from bayesprune.reporting.curve import UNPRUNED, Curve, Point
 from bayesprune.sparse import export, nbytes
 from bayesprune.sparse.surgery.masked import masked_copy
 from bayesprune.sparse.timing.interleaved import time_interleaved
-from bayesprune.tables import Table
 
-__all__ = ["Curve", "Point", "sweep"]
-
-UNPRUNED = "unpruned"
-
-
-@dataclass(frozen=True)
-class Point:
-    """One pruned net on one data set.
-
-    Attributes:
-        saliency: what ranked the groups; ``"unpruned"`` for the net before.
-        net: which of several nets, from 0.
-        seed: the seed of what is random: a random ranking, draws, corruptions.
-        asked: the fraction of the weights to keep that was asked for.
-        kept: the fraction of the matched weights' entries that is kept.
-        weights: how many entries that is.
-        nbytes: bytes of the tensors in the file that :func:`bayesprune.save` writes.
-        score: its figures.
-        worst_class: the class whose error rose most over the unpruned net's; ``None`` for real targets.
-        worst_rise: by how much, a fraction.
-        corruption: what was done to the images, ``None`` if nothing.
-        severity: how badly, 1 to 5; 0 for clean images.
-        seconds: the median time of one forward pass of the packed net; ``None`` where not timed.
-        speedup: the dense net's median over its own, measured in turns.
-    """
-
-    saliency: str
-    net: int
-    seed: int
-    asked: float
-    kept: float
-    weights: int
-    nbytes: int
-    score: Score
-    worst_class: int | None = None
-    worst_rise: float | None = None
-    corruption: str | None = None
-    severity: int = 0
-    seconds: float | None = None
-    speedup: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON. What does not apply is left out; a class without examples has error ``None``."""
-        own = {name: value for name, value in vars(self).items() if name != "score" and value is not None}
-        return own | self.score.to_dict()
-
-
-@dataclass(frozen=True, repr=False)
-class Curve:
-    """What :func:`sweep` found. ``print`` it, :meth:`plot` it, or take :meth:`to_frame`."""
-
-    points: tuple[Point, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return {"points": [point.to_dict() for point in self.points]}
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row a point; the error of class 8, say, is the column ``error_8``, that of an output called kind
-        ``error_kind``, and the size on disk ``bytes``."""
-        rows = [point.to_dict() for point in self.points]
-        for row in rows:
-            errors = row.pop("class_errors", [])
-            row.update({f"error_{k}": math.nan if e is None else e for k, e in enumerate(errors)})
-            for name, part in row.pop("parts", {}).items():
-                row.update({f"{figure}_{name}": x for figure, x in part.items() if isinstance(x, float)})
-            row["bytes"] = row.pop("nbytes")  # pandas has an attribute of that name
-        return pd.DataFrame(rows)
-
-    def plot(self, metric: str | None = None, ax: Axes | None = None) -> Axes:
-        """:func:`bayesprune.plots.sparsity_curve` of this curve's frame."""
-        return sparsity_curve(self.to_frame(), metric=metric, ax=ax)
-
-    def __str__(self) -> str:
-        frame = self.to_frame().replace({"corruption": {None: "clean"}})
-        keys = [c for c in ("corruption", "severity", "saliency", "asked") if c in frame and frame[c].nunique() > 1]
-        parts = [] if "error" in frame else [c for c in frame if c.startswith(("error_", "rmse_"))]
-        figures = ["kept", "bytes", "error", "rmse", *parts, "nll", "ece", "coverage", "worst_rise", "speedup"]
-        means = frame.groupby(keys, sort=False, dropna=False)[[c for c in figures if c in frame]].mean().reset_index()
-        rows = [tuple(_shown(value) for value in row) for row in means.itertuples(index=False)]
-        return str(Table("Means over nets and seeds", frozenset(keys), tuple(means.columns), rows))
-
-    __repr__ = __str__
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return "–" if math.isnan(value) else f"{value:.4g}"
-    return str(value)
+__all__ = ["sweep"]
 
 
 def sweep(
-    bnets: BayesianNet | Sequence[BayesianNet],
-    loader: Iterable[Any],
+    bnets: BayesianNet | SupervisedModel | Sequence[BayesianNet | SupervisedModel],
+    loader: Any,
     *,
     keep: Sequence[float] = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01),
     saliencies: Sequence[Saliency] = (snr, magnitude, random),
@@ -141,7 +51,7 @@ def sweep(
     Args:
         bnets: the net with its posterior, fitted; or several, fits with different seeds, for a spread. What a schedule
             pruned while fitting stays pruned, so a fit without one shows the whole curve.
-        loader: batches ``(x, y)`` in a fixed order.
+        loader: batches ``(x, y)`` in a fixed order, a ``Dataset``, or one batch.
         keep: fractions of the entries of all matched weights to keep, in (0, 1].
         saliencies: what ranks groups, such as :func:`bayesprune.snr`; told apart by their names.
         scope: whether a budget is one for all weights together or one for each.
@@ -157,6 +67,7 @@ def sweep(
         A point for each net, seed, ranking and budget, and the unpruned net; under each corruption as well.
 
     Raises:
+        TypeError: no net with a posterior, or no data.
         ValueError: a budget out of range, no budgets, saliencies, seeds or data, two saliencies of one name, no
             targets, or no observation model.
 
@@ -167,7 +78,7 @@ def sweep(
     >>> [(point.saliency, point.weights) for point in curve.points]
     [('unpruned', 120), ('snr', 60), ('snr', 12)]
     """
-    nets = [bnets] if isinstance(bnets, BayesianNet) else list(bnets)
+    nets = [net_of(bnet) for bnet in (bnets if isinstance(bnets, Sequence) else [bnets])]
     names = [getattr(saliency, "__name__", str(saliency)) for saliency in saliencies]
     for what, given in (("nets", nets), ("keep", keep), ("saliencies", names), ("seeds", seeds)):
         if not len(given):
@@ -178,7 +89,7 @@ def sweep(
         raise ValueError(f"saliencies are told apart by their names, which must differ: got {names}")
     if draws is not None and draws < 1:
         raise ValueError(f"draws is an integer ≥ 1, or None for the posterior mean, got {draws}")
-    batches: Iterable[Any] = list(loader) if isinstance(loader, Iterator) else loader
+    batches: Iterable[Any] = list(loader) if isinstance(loader, Iterator) else batches_of(loader, scored=True)
     with seeded(seeds[0]):
         example = _inputs(nets[0], next(iter(batches), None))
         points: list[Point] = []

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from bayesprune.evaluation.scoring import Score, standard_error
 from bayesprune.evaluation.verification import ModelRow
+from bayesprune.reporting.units import POINTS, chance, compared, latency, size, speed, threads
 from bayesprune.reporting.verdict import ClassChange
 from bayesprune.reporting.weights import WeightRow
-from bayesprune.reporting.wording import POINTS, chance, latency, threads, times
 from bayesprune.sparse import Plan
 from bayesprune.sparse.saving.byte_counts import ByteCount
 from bayesprune.tables import Table
@@ -45,9 +45,9 @@ def plan_table(weights: Iterable[WeightRow], plan: Plan) -> Table:
     rows = []
     for weight in weights:
         c = weight.choice
-        speed = "not timed" if c.speedup is None else times(c.speedup)
-        rows.append((weight.name, str(c.format), c.reason, speed, f"{c.nbytes:,}", f"{c.dense_nbytes:,}"))
-    headings = ("weight", "format", "why", "× as fast", "bytes", "dense bytes")
+        quick = "not timed" if c.speedup is None else speed(c.speedup) or "as fast"
+        rows.append((weight.name, str(c.format), c.reason, quick, size(c.nbytes), size(c.dense_nbytes)))
+    headings = ("weight", "format", "why", "than dense", "size", "dense size")
     note = f"timed on {plan.device}, {threads(plan)}"
     return Table("Plan", frozenset(("weight", "format", "why")), headings, tuple(rows), note)
 
@@ -70,20 +70,20 @@ def models_table(models: Sequence[ModelRow]) -> Table:
 def costs_table(models: Sequence[ModelRow], batch: int, plan: Plan) -> Table:
     """How large and how fast those models are that were packed."""
     rows = (
-        (row.name, f"{row.nbytes:,}", latency(row.seconds), times(row.speedup))
+        (row.name, size(row.nbytes), latency(row.seconds), speed(row.speedup) or "–")
         for row in models
         if row.nbytes is not None and row.speedup is not None
     )
     note = f"latency of a batch of {batch} on {plan.device}, {threads(plan)}, timed in turns with dense"
-    headings = ("model", "bytes", "latency", "× as fast")
+    headings = ("model", "size", "latency", "than dense")
     return Table("Costs", frozenset(("model",)), headings, tuple(rows), note)
 
 
 def sizes_table(sizes: Iterable[ByteCount]) -> Table:
-    """How many bytes each weight takes."""
-    rows = ((s.name, f"{s.dense:,}", f"{s.packed:,}", f"{s.compressed:,}", times(s.ratio)) for s in sizes)
-    headings = ("weight", "dense float32", "packed", "compressed", "× smaller than dense")
-    note = "bytes; compressed is what bp.save writes with compress=True and the variances"
+    """How large each weight is."""
+    rows = ((s.name, size(s.dense), size(s.packed), size(s.compressed) or "–", _than_dense(s.ratio)) for s in sizes)
+    headings = ("weight", "dense float32", "packed", "compressed", "than dense")
+    note = "compressed is what bp.save writes with compress=True and the variances"
     return Table("Sizes", frozenset(("weight",)), headings, tuple(rows), note)
 
 
@@ -104,6 +104,10 @@ def classes_table(classes: Sequence[ClassChange]) -> Table:
     cut = f"; {_MOST_CLASSES} of {len(classes):,} are shown" if len(classes) > _MOST_CLASSES else ""
     headings = ("class", "examples", "missed before", "missed after", "95% interval (Wilson)", "rise", "McNemar")
     return Table("Classes", frozenset(("class",)), headings, tuple(rows), f"the largest rise in error first{cut}")
+
+
+def _than_dense(ratio: float | None) -> str:
+    return "–" if ratio is None else compared(ratio, "smaller", "larger")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -1,15 +1,20 @@
 """The verdict in words: one line per figure, with its unit and interval."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from bayesprune.evaluation.verification import ModelRow, Role
+from bayesprune.reporting.bottom_line import FIGURES, Topic, voided
+from bayesprune.reporting.findings import Findings
 from bayesprune.reporting.intervals import LEVEL, Change
-from bayesprune.reporting.verdict import ClassChange, Figure, Verdict
-from bayesprune.sparse import Plan
+from bayesprune.reporting.units import NATS, PERCENT, PLAIN, POINTS, Unit, chance, compared, latency, size, threads
+from bayesprune.reporting.verdict import ClassChange
 
-__all__ = ["POINTS", "Line", "Unit", "chance", "latency", "threads", "times", "verdict_lines"]
+__all__ = ["Line", "footnotes", "interval_words", "rival_line", "verdict_lines"]
 
 _ALIKE = 1.05  # times as fast: less is noise
+_MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
 
 
 @dataclass(frozen=True)
@@ -17,163 +22,142 @@ class Line:
     """One line of the verdict.
 
     Args:
+        topic: what sort it is of.
         title: what it is about.
         value: the figure that sums it up.
-        detail: what that is made of.
+        before, after: what it is made of; empty where there is no such pair.
+        detail: what else there is to say.
         good: whether it is good news; ``None`` where it is neither, or may be chance.
+        change: the figure's change and its interval, where there is one.
+        unit: of that change.
+        notes: the statistics behind it, by name, for footnotes.
     """
 
+    topic: Topic
     title: str
     value: str
-    detail: str
+    before: str = ""
+    after: str = ""
+    detail: str = ""
     good: bool | None = None
+    change: Change | None = None
+    unit: Unit = PLAIN
+    notes: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """All but title and value, in one sentence."""
+        pair = f"{self.before} → {self.after}" if self.before else ""
+        return "; ".join(filter(None, (pair, self.detail)))
 
 
-@dataclass(frozen=True)
-class Unit:
-    """How numbers of one kind are written.
-
-    >>> Unit(100, ".2f", " points")(-0.012)
-    '−1.20 points'
-    """
-
-    scale: float
-    form: str
-    name: str
-
-    def bare(self, x: float) -> str:
-        """The number alone."""
-        return f"{self.scale * x:{self.form}}".replace("-", "−")
-
-    def __call__(self, x: float) -> str:
-        return self.bare(x) + self.name
-
-    def directed(self, difference: float) -> str:
-        """A difference, as higher or lower."""
-        return f"{self(abs(difference))} {'higher' if difference > 0 else 'lower'}" if difference else "the same"
-
-
-POINTS = Unit(100, ".2f", " points")
-_PERCENT = Unit(100, ".2f", "%")
-_NATS = Unit(1, ".4f", " nats")
-_PLAIN = Unit(1, ".4g", "")
-_GAP = Unit(1, ".4f", "")
-_FIGURES: dict[Figure, tuple[str, Unit, Unit]] = {
-    "error": ("error", POINTS, _PERCENT),
-    "rmse": ("RMSE", _PLAIN, _PLAIN),
-    "nll": ("NLL", _NATS, _NATS),
-}
-"""What a figure is called, its change's unit, and its own."""
-
-
-def verdict_lines(verdict: Verdict, batch: int, plan: Plan) -> tuple[Line, ...]:
-    """The verdict in words, one line for each figure."""
-    dense, packed = verdict.dense, verdict.packed
-    size = (
-        f"{packed.nbytes:,} bytes on disk, dense {dense.nbytes:,} ({verdict.dtype}); {packed.kept:.2%} of the weights "
-        "kept"
-    )
-    speed = (
-        f"{latency(packed.seconds)} for a batch of {batch}, dense {latency(dense.seconds)}; on {plan.device}, "
-        f"{threads(plan)}, timed in turns"
-    )
+def verdict_lines(found: Findings) -> tuple[Line, ...]:
+    """The verdict in words, one line for each figure; good news that a warning voids is told, and not called good."""
+    verdict = found.verdict
+    dense, packed, reference = verdict.dense, verdict.packed, verdict.reference
     alike = 1 / _ALIKE < verdict.faster < _ALIKE
-    quick = "as fast as dense" if alike else _ratio(verdict.faster, "faster", "slower")
     lines = [
-        Line("Size", _ratio(verdict.smaller, "smaller", "larger"), size, verdict.smaller > 1),
-        Line("Speed", quick, speed, None if alike else verdict.faster > 1),
+        Line(
+            "size",
+            "Size",
+            compared(verdict.smaller, "smaller", "larger"),
+            size(dense.nbytes),
+            size(packed.nbytes),
+            f"on disk, dense in {verdict.dtype}; {packed.kept:.2%} of the weights kept",
+            verdict.smaller > 1,
+        ),
+        Line(
+            "speed",
+            "Speed",
+            "as fast as dense" if alike else compared(verdict.faster, "faster", "slower"),
+            latency(dense.seconds),
+            latency(packed.seconds),
+            f"for a batch of {found.batch}; on {found.plan.device}, {threads(found.plan)}, timed in turns",
+            None if alike else verdict.faster > 1,
+        ),
     ]
     costs = []
     if verdict.error is not None:
-        costs.append(_change_line("Error", verdict.error, POINTS, _PERCENT))
+        costs.append(_change_line("figure", "Error", verdict.error, POINTS, PERCENT))
     if verdict.rmse is not None:
-        costs.append(_change_line("RMSE", verdict.rmse, _PLAIN, _PLAIN))
+        costs.append(_change_line("figure", "RMSE", verdict.rmse, PLAIN, PLAIN))
     if verdict.worst is not None:
         costs.append(_worst(verdict.worst))
-    if (before := verdict.reference.score.ece) is not None and (after := packed.score.ece) is not None:
-        detail = f"expected calibration error {before:.4f} → {after:.4f}, 15 bins"
-        costs.append(Line("Calibration", _GAP.directed(after - before), detail))
-    costs.append(_change_line("NLL", verdict.nll, _NATS, _NATS))
+    if (before := reference.score.ece) is not None and (after := packed.score.ece) is not None:
+        value = Unit(1, ".4f", "").directed(after - before)
+        pair, note = (f"{before:.4f}", f"{after:.4f}"), "expected calibration error, 15 bins of confidence"
+        costs.append(Line("calibration", "Calibration", value, *pair, notes=(note,)))
+    costs.append(_change_line("nll", "NLL", verdict.nll, NATS, NATS))
     if (c := verdict.coverage) is not None:
-        detail = f"of 95% intervals: {verdict.reference.name} {c.before:.1%} → posterior predictive {c.after:.1%}"
-        costs.append(Line("Coverage", f"{c.after:.1%}", f"{detail}; {_interval(c, POINTS)}"))
+        told = f"of 95% intervals, {reference.name} → posterior predictive; {interval_words(c, POINTS)}"
+        pair = f"{c.before:.1%}", f"{c.after:.1%}"
+        costs.append(Line("coverage", "Coverage", pair[1], *pair, told, None, c, POINTS, _notes(c)))
     for name, (figure, moved) in verdict.parts.items():
-        what, unit, bare = _FIGURES[figure]
-        costs.append(_change_line(f"{what[0].upper()}{what[1:]} of {name}", moved, unit, bare))
-    lines += [_told(line, verdict.behind) for line in costs]
-    what, unit, bare = _FIGURES["error" if verdict.error else "rmse" if verdict.rmse else "nll"]
-    for name, rival in verdict.rivals.items():
-        detail = (
-            f"{bare(rival.after)} here, {bare(rival.before)} there, which keeps {verdict.rival_kept[name]:.2%}; "
-            f"{_interval(rival, unit)}"
-        )
-        lines.append(Line(f"Against {name}", f"{what} {unit.directed(rival.difference)}", detail, _good(rival)))
-    return tuple(lines)
+        what, unit, bare = FIGURES[figure]
+        costs.append(_change_line("figure", f"{what[0].upper()}{what[1:]} of {name}", moved, unit, bare))
+    lines += [_lagging(line, verdict.behind) for line in costs]
+    lines += [rival_line(found, row) for row in found.models if row.name in verdict.rivals]
+    return tuple(replace(x, good=None) if x.good and voided(x.topic, found.warnings) else x for x in lines)
 
 
-def _told(line: Line, behind: int) -> Line:
+def rival_line(found: Findings, row: ModelRow) -> Line:
+    """A net that was pruned in another way beside this one; its change is from there to here."""
+    verdict, change = found.verdict, found.verdict.rivals[row.name]
+    what, unit, bare = FIGURES["error" if verdict.error else "rmse" if verdict.rmse else "nll"]
+    costs = ", ".join(filter(None, (size(row.nbytes), latency(row.seconds))))
+    there = f"{bare(change.before)} there, which keeps {verdict.rival_kept[row.name]:.2%} ({costs})"
+    detail = f"{bare(change.after)} here, {there}; {interval_words(change, unit)}"
+    value = f"{what} {unit.directed(change.difference)}"
+    topic: Topic = "untrained rival" if row.role is Role.ONE_SHOT else "rival"
+    return Line(
+        *(topic, f"Against {row.name}", value), "", "", detail, _good(change), change, unit, _notes(change)
+    )  # fmt: skip
+
+
+def footnotes(lines: Iterable[Line]) -> dict[str, str]:
+    """The statistics that the lines rest on, each once, in order → its mark."""
+    notes = dict.fromkeys(note for line in lines for note in line.notes)
+    return dict(zip(notes, _MARKS, strict=False))
+
+
+def interval_words(change: Change, unit: Unit) -> str:
+    """The interval of a change, and whether it may be chance."""
+    if math.isnan(change.low):
+        return "too few examples for an interval"
+    by_chance = "" if change.p is None else f" ({chance(change.p)})"
+    sure = "" if change.direction else ", so it may be chance"
+    return f"95% interval of the change {unit.bare(change.low)} to {unit(change.high)}{by_chance}{sure}"
+
+
+def _lagging(line: Line, behind: int) -> Line:
     """The line as far as it holds: against a net that was trained for less, better is not said to be good."""
     if not behind:
         return line
-    detail = f"{line.detail}; against a dense net of {behind} epochs less"
+    detail = "; ".join(filter(None, (line.detail, f"against a dense net of {behind} epochs less")))
     return replace(line, detail=detail, good=None if line.good else line.good)
 
 
-def times(ratio: float) -> str:
-    """A ratio, to three figures; a small one as a fraction.
-
-    >>> times(2.5), times(1 / 1720)
-    ('2.5×', '1/1,720×')
-    """
-    if ratio < 0.01:
-        return f"1/{1 / ratio:,.0f}×"
-    return f"{ratio:.3g}×" if ratio < 1000 else f"{ratio:,.0f}×"
-
-
-def latency(seconds: float | None) -> str:
-    """A time in microseconds; nothing where there is none."""
-    return "" if seconds is None else f"{seconds * 1e6:,.0f} µs"
-
-
-def chance(p: float) -> str:
-    """A p-value, as far as it says something.
-
-    >>> chance(0.0312), chance(1e-30)
-    ('p = 0.031', 'p < 0.0001')
-    """
-    return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
-
-
-def threads(plan: Plan) -> str:
-    """On how many threads a plan was timed."""
-    return f"{plan.threads} thread{'s' * (plan.threads != 1)}"
-
-
-def _change_line(title: str, change: Change, unit: Unit, figure: Unit) -> Line:
-    detail = f"{figure(change.before)} → {figure(change.after)}; {_interval(change, unit)}"
-    return Line(title, unit.directed(change.difference), detail, _good(change))
+def _change_line(topic: Topic, title: str, change: Change, unit: Unit, figure: Unit) -> Line:
+    pair = figure(change.before), figure(change.after)
+    told = unit.directed(change.difference), *pair, interval_words(change, unit)
+    return Line(topic, title, *told, _good(change), change, unit, _notes(change))
 
 
 def _worst(worst: ClassChange) -> Line:
     detail = (
-        f"class {worst.name}: {worst.before:.2%} → {worst.after:.2%} of its {worst.examples:,} examples are missed "
-        f"(95% interval {worst.low:.2%} to {worst.high:.2%}, Wilson; McNemar's exact {chance(worst.p)})"
+        f"class {worst.name}: the share of its {worst.examples:,} examples that is missed (95% interval "
+        f"{worst.low:.2%} to {worst.high:.2%}; {chance(worst.p)})"
     )
     good = None if worst.p > 1 - LEVEL else worst.rise < 0
-    return Line("Worst class", POINTS.directed(worst.rise), detail, good)
+    pair, notes = (f"{worst.before:.2%}", f"{worst.after:.2%}"), ("interval: Wilson; p: McNemar's exact test",)
+    return Line("worst class", "Worst class", POINTS.directed(worst.rise), *pair, detail, good, notes=notes)
 
 
 def _good(change: Change) -> bool | None:
     return None if change.direction == 0 else change.direction < 0
 
 
-def _interval(change: Change, unit: Unit) -> str:
+def _notes(change: Change) -> tuple[str, ...]:
     if math.isnan(change.low):
-        return "too few examples for an interval"
-    by_chance = "" if change.p is None else f"; McNemar's exact {chance(change.p)}"
-    sure = "" if change.direction else ", so it may be chance"
-    return f"95% interval of the change {unit.bare(change.low)} to {unit(change.high)} ({change.how}{by_chance}){sure}"
-
-
-def _ratio(ratio: float, above: str, below: str) -> str:
-    return f"{times(max(ratio, 1 / ratio))} {above if ratio >= 1 else below}"
+        return ()
+    return (f"interval: {change.how}" + ("" if change.p is None else "; p: McNemar's exact test"),)

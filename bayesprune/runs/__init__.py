@@ -1,5 +1,5 @@
 """Runs: recipes, run folders, and what carries them out for the command line."""
 
-import lazy_loader
+from bayesprune._extras import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

@@ -1,13 +1,21 @@
 """What the room hands on, loaded when it is first used: the one list of its names, for types and at run time."""
 
 from .demo import TASKS as TASKS
+from .demo import Budget as Budget
+from .demo import Demo as Demo
 from .demo import Task as Task
 from .demo import claim_folder as claim_folder
 from .demo import run_demo as run_demo
+from .demo_screen import budgets_table as budgets_table
+from .demo_screen import headline as headline
 from .expressions import assigned as assigned
 from .expressions import saliency_of as saliency_of
+from .files import is_file as is_file
 from .folder import RunFolder as RunFolder
 from .folder import to_json as to_json
+from .in_one_call import Sparsified as Sparsified
+from .in_one_call import sparsify as sparsify
+from .pictures import swept as swept
 from .pictures import write_curve as write_curve
 from .pictures import write_snr as write_snr
 from .recipe import Recipe as Recipe
@@ -17,6 +25,7 @@ from .sources import find_net as find_net
 from .suggestions import suggestion as suggestion
 from .train import Prepared as Prepared
 from .train import example_of as example_of
+from .train import inputs_of as inputs_of
 from .train import open_data as open_data
 from .train import open_run as open_run
 from .train import prepare as prepare

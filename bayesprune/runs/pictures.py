@@ -1,4 +1,4 @@
-"""The pictures that commands write."""
+"""The pictures that commands write, and the curve that one of them left."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +10,21 @@ from bayesprune._files import replace
 from bayesprune.network import BayesianNet
 from bayesprune.plots import snr_histograms
 from bayesprune.reporting import Curve
+from bayesprune.runs.folder import RunFolder
 
-__all__ = ["write_curve", "write_snr"]
+__all__ = ["swept", "write_curve", "write_snr"]
+
+
+def swept(folder: RunFolder) -> Curve | None:
+    """The curve of a sweep of this run alone; ``None`` where there is none. Raises ``ValueError`` where the file is
+    damaged."""
+    if not folder.sweep_file.exists():
+        return None
+    found = folder.read_json(folder.sweep_file)
+    try:
+        return Curve.from_dict(found) if len(found.get("runs", ())) == 1 else None
+    except ValueError as error:
+        raise ValueError(f"{folder.sweep_file} is damaged: {error}") from error
 
 
 def write_curve(file: Path, curve: Curve) -> None:

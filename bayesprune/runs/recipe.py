@@ -15,6 +15,7 @@ from bayesprune.draws.gaussian import Estimator
 from bayesprune.methods import Method
 from bayesprune.pruning import Callback
 from bayesprune.runs.expressions import assigned, divided, names_own, parsed
+from bayesprune.runs.files import is_file
 from bayesprune.runs.own import module_of
 from bayesprune.runs.suggestions import suggestion
 
@@ -202,7 +203,8 @@ def _shown(value: Any) -> str:
 
 
 def _is_own(name: str, text: str) -> bool:
-    return module_of(text) is not None and not (name == "data" and text.startswith("uci:"))
+    named = name == "data" and (text.startswith("uci:") or is_file(text))
+    return module_of(text) is not None and not named
 
 
 def _told(error: msgspec.ValidationError, given: Mapping[str, Any]) -> str:

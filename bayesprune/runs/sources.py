@@ -7,11 +7,13 @@ from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset
 
 from bayesprune import data, nets
+from bayesprune.fitting.given import loader_of
 from bayesprune.likelihoods.batch import count_examples, parted
 from bayesprune.runs.expressions import arguments
+from bayesprune.runs.files import is_file, read
 from bayesprune.runs.own import attribute, module_of, telling
 from bayesprune.runs.suggestions import suggestion
 
@@ -66,7 +68,8 @@ def find_net(text: str) -> nn.Module:
 
 
 def find_data(text: str, batch: int) -> Data:
-    """The data of a name: ``digits``, ``uci:yacht(split=1)``, or ``my_module:make_data``.
+    """The data of a name: ``digits``, ``uci:yacht(split=1)``, a file (``csv:…``, ``images:…``, ``npz:…``, ``hf:…``), or
+    ``my_module:make_data``.
 
     The user's attribute is, or gives, a :class:`bayesprune.data.Splits`, or a pair (train, test) or triple (train,
     validation, test) of datasets or of loaders.
@@ -76,6 +79,7 @@ def find_data(text: str, batch: int) -> Data:
         batch: examples a batch; loaders of the user's keep their own.
 
     Raises:
+        FileNotFoundError: there is no such file or folder.
         ValueError: no such data, or they are nothing of the kind.
 
     >>> find_data("digits", batch=64).size
@@ -85,7 +89,7 @@ def find_data(text: str, batch: int) -> Data:
     if text.startswith("uci:"):
         name, parenthesis, rest = text.removeprefix("uci:").partition("(")
         text = f"uci({name.strip()!r}, {rest}" if parenthesis else f"uci({name.strip()!r})"
-    found = _made(text, ours, "data", (data.Splits, tuple, list))
+    found = read(text) if is_file(text) else _made(text, ours, "data", (data.Splits, tuple, list))
     classes = found.classes if isinstance(found, data.Splits) else ()
     if isinstance(found, data.Splits):
         found = found.train, found.val, found.test
@@ -146,11 +150,8 @@ def _made(text: str, ours: Mapping[str, Callable[..., Any]], what: str, kinds: A
 def _loader(part: Any, batch: int, shuffle: bool = False) -> Iterable[Any] | None:
     if part is None or (isinstance(part, Dataset) and hasattr(part, "__len__") and len(part) == 0):
         return None
-    if isinstance(part, TensorDataset):  # a batch is one look-up, not one an example
-        order = RandomSampler(part) if shuffle else SequentialSampler(part)
-        return DataLoader(part, sampler=BatchSampler(order, batch, drop_last=False), batch_size=None)
     if isinstance(part, Dataset):
-        return DataLoader(part, batch_size=batch, shuffle=shuffle)
+        return loader_of(part, batch, shuffle)
     if isinstance(part, Iterable) and iter(part) is not part:
         return part
     raise ValueError(f"a part of the data is a dataset or an iterable over batches, got {type(part).__name__}")

@@ -3,7 +3,8 @@
 import glob
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from bayesprune.runs.sources import Data, find_data, find_net
 __all__ = [
     "Prepared",
     "example_of",
+    "inputs_of",
     "open_data",
     "open_run",
     "prepare",
@@ -131,6 +133,7 @@ def _fit(bnet: BayesianNet, prepared: Prepared, folder: RunFolder, stage: str, s
         device=recipe.device,
         autocast=recipe.precision,
         checkpoint=folder.checkpoint(stage),
+        progress=None if sys.stderr.isatty() else False,
         **settings,
     )
     if history.interrupted:
@@ -169,8 +172,12 @@ def open_data(recipe: Recipe) -> Data:
 def example_of(data: Data, bnet: BayesianNet) -> Any:
     """The inputs of a batch of the data, on the net's device: what a plan is measured on."""
     batches = data.train if data.test is None else data.test
-    x, _ = parted(next(iter(batches)))
-    return send_to_device(x, next(iter(bnet.parameters())).device)
+    return send_to_device(inputs_of(batches), next(iter(bnet.parameters())).device)
+
+
+def inputs_of(batches: Iterable[Any]) -> Any:
+    """The inputs of the first batch: a tensor, a tuple of several or a mapping."""
+    return parted(next(iter(batches)))[0]
 
 
 def use_threads(recipe: Recipe, threads: int | None = None) -> None:
@@ -284,16 +291,17 @@ def _check_takes(net: nn.Module, data: Data, recipe: Recipe) -> None:
     finally:
         for module, mode in modes:
             module.training = mode
-    if not isinstance(output, Tensor):
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if not isinstance(output, Tensor) and not isinstance(logits, Tensor):
         raise ValueError(
-            f"net {recipe.net!r} returns a {type(output).__name__}, and a run needs one tensor: name a net that gives "
-            "its predictions alone"
+            f"net {recipe.net!r} returns a {type(output).__name__}, and a run needs one tensor, or one called logits: "
+            "name a net that gives its predictions alone"
         )
     _check_targets(net, output, send_to_device(y, recipe.device), data, recipe)
 
 
 @torch.no_grad()
-def _check_targets(net: nn.Module, output: Tensor, y: Tensor, data: Data, recipe: Recipe) -> None:
+def _check_targets(net: nn.Module, output: Any, y: Tensor, data: Data, recipe: Recipe) -> None:
     """Raise ``ValueError`` where the targets are not such as the net's output can be judged by, one for an example."""
     bnet = BayesianNet(net, {})
     _model(bnet, data.classifies, data.size)

@@ -8,6 +8,8 @@ from .formats import Format as Format
 from .formats import SemiStructured as SemiStructured
 from .formats import SparseWeight as SparseWeight
 from .layers import SparseLinear as SparseLinear
+from .onnx import OnnxFile as OnnxFile
+from .onnx import to_onnx as to_onnx
 from .planning import Choice as Choice
 from .planning import Plan as Plan
 from .planning.planner import plan as plan

@@ -21,7 +21,7 @@ COMMANDS = [
 
 def test_every_command_is_shown() -> None:
     commands = {shlex.split(command)[0] for command in COMMANDS}
-    assert commands == {"demo", "fit", "masks", "sweep", "report", "export", "bench", "info"}
+    assert commands == {"demo", "init", "fit", "masks", "sweep", "report", "export", "bench", "info"}
 
 
 def test_the_docs_run(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from support.command import bayesprune, inside
 
 from bayesprune.cli import app
 
-ORDER = ("fit", "masks", "report", "sweep", "export", "info", "bench")
+ORDER = ("init", "fit", "masks", "report", "sweep", "export", "info", "bench")
 SHORT = {"bench": ("--budget", "0.05")}
 
 

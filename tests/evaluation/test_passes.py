@@ -127,7 +127,7 @@ def test_a_steady_loader_gives_what_one_batch_gives(draws: int) -> None:
         over(TensorDataset(X), False),
         over(list(X), False, num_workers=2),
         iter(X.split(20)),
-        X.split(20),
+        list(X.split(20)),
     ):
         state = torch.get_rng_state()
         found = bp.predict(bnet, loader, draws=draws, seed=0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
 import bayesprune as bp
 from bayesprune.fitting.batches import count_batches, count_examples
@@ -185,14 +185,33 @@ def test_the_default_optimiser_is_fused_where_every_parameter_takes_it() -> None
     assert fused == [True, False]
 
 
-def test_a_size_below_the_data_is_told_with_both_numbers() -> None:
-    with pytest.warns(UserWarning, match=r"data set has 48 examples and the model was given size=16"):
-        fit(linear(), DataLoader(TensorDataset(X, Y), batch_size=16), size=16)
+OTHER: dict[str, tuple[Callable[[], Any], int, str]] = {
+    "smaller": (lambda: DataLoader(TensorDataset(X, Y), batch_size=16), 16, "count 3 times as much"),
+    "larger": (lambda: DataLoader(TensorDataset(X, Y), batch_size=16), 96, "count 0.5 times as much"),
+    "how many batches there are": (lambda: DataLoader(TensorDataset(X, Y), batch_size=4), 12, "how many batches"),
+    "how many are in a list": (lambda: list(zip(X.split(4), Y.split(4), strict=True)), 12, "how many batches"),
+    "of batches from a sampler": (
+        lambda: DataLoader(TensorDataset(X, Y), sampler=BatchSampler(range(48), 4, False), batch_size=None),
+        12,
+        "how many batches",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER)
+def test_a_size_that_is_not_the_datas_is_an_error_with_both_numbers(kind: str) -> None:
+    make, size, words = OTHER[kind]
+    with pytest.raises(ValueError, match=f"has 48 examples and the model was given size={size}.*{words}.*size=48, or"):
+        fit(linear(), make(), size=size)
 
 
 SIZES: dict[str, tuple[Callable[[], Any], int]] = {
     "the data's": (lambda: DataLoader(TensorDataset(X, Y), batch_size=16), 48),
-    "larger": (lambda: DataLoader(TensorDataset(X, Y), batch_size=16), 100),
+    "of all, where some are drawn": (
+        lambda: DataLoader(TensorDataset(X, Y), batch_size=8, sampler=SubsetRandomSampler(range(16))),
+        48,
+    ),
+    "of a part, in a list": (lambda: [(X, Y)], 100),
     "of a part": (lambda: DataLoader(TensorDataset(X, Y), batch_size=8, sampler=SubsetRandomSampler(range(16))), 16),
     "batches given again": (lambda: [(X, Y)] * 3, 48),
     "a stream": (lambda: DataLoader(Told(), batch_size=16), 16),

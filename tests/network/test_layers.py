@@ -73,7 +73,7 @@ def test_the_prior_draws_outputs_from_the_guides_sites_in_the_same_order(
 ) -> None:
     at = LAYERS[layer]
     net, bnet = at.over(CASES[case](pattern))
-    output = bnet(*at.inputs)
+    output = bnet.prior(*at.inputs)
     assert output.shape == net(*at.inputs).shape
     assert bool(torch.isfinite(output).all())
     for _ in range(2):

@@ -225,7 +225,7 @@ def test_it_moves_to_double_precision_without_the_net():
     net, bnet, x = images()
     bnet.to(torch.float64).eval()
     assert draw_and_run(bnet, x.double()).dtype == torch.float64
-    assert bnet(x.double()).dtype == torch.float64  # the prior's draw too
+    assert bnet.prior(x.double()).dtype == bnet(x.double()).dtype == torch.float64
     assert all(t.dtype in (torch.float64, torch.int64) for t in bnet.means().values())
     train(bnet.train(), x.double())
     assert all(p.dtype == torch.float32 for p in net.parameters())

@@ -101,7 +101,7 @@ def test_a_weight_without_a_shape_yet_is_named():
         posteriors_of(nn.Sequential(nn.LazyLinear(3)), {"*": SparseVD()})
 
 
-@pytest.mark.parametrize("value", [SparseVD, "SparseVD", None, Block(2, 1)])
+@pytest.mark.parametrize("value", [SparseVD, "SparseVD", 0.1, Block(2, 1)])
 def test_a_value_that_is_no_method_is_a_type_error_that_names_its_rule(value, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the check that users meet
     with pytest.raises(TypeError, match=r"rule 'fc\*' needs a method"):

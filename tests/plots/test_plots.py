@@ -19,6 +19,7 @@ import bayesprune as bp
 from bayesprune.evaluation import classification as metrics
 from bayesprune.evaluation.prediction import Prediction
 from bayesprune.evaluation.ranking import auroc
+from bayesprune.plots.signal import used_cuts
 from bayesprune.sparse.planning.plan import Choice
 
 matplotlib.use("Agg")
@@ -342,6 +343,39 @@ def test_a_band_of_classes_is_refused(fitted: Fitted) -> None:
         bp.plots.predictive_band(torch.zeros(240), bp.predict(bnet, loader, draws=2))
 
 
+def test_the_cut_that_was_used_is_drawn(fitted: Fitted) -> None:
+    bnet, _, _ = fitted
+    state = bnet.state()
+    masks = bp.masks(bnet, keep=0.4)
+    cuts = used_cuts(state, masks)
+    kept = torch.cat([state.snr[n][state.grids[n].pool(m.int()) > 0].flatten() for n, m in masks.items()])
+    gone = torch.cat([state.snr[n][state.grids[n].pool(m.int()) == 0].flatten() for n, m in masks.items()])
+    assert {cut.snr for cut in cuts.values()} == {float(kept.min())} and float(gone.max()) <= float(kept.min())
+    axes = bp.plots.snr_histograms(bnet, masks, cut=True)
+    for ax in axes:
+        (line,) = [line for line in ax.lines if "the cut that was used" in str(line.get_label())]
+        assert line.get_xdata()[0] == pytest.approx(math.log10(float(kept.min())))
+    assert not any("cut" in str(line.get_label()) for ax in bp.plots.snr_histograms(bnet, masks) for line in ax.lines)
+
+
+def test_each_layer_has_its_own_cut_where_it_was_cut_alone(fitted: Fitted) -> None:
+    bnet, _, _ = fitted
+    state, masks = bnet.state(), bp.masks(bnet, keep=0.4, scope="layer")
+    cuts = used_cuts(state, masks)
+    for name, mask in masks.items():
+        assert cuts[name].snr == pytest.approx(float(state.snr[name][state.grids[name].pool(mask.int()) > 0].min()))
+    assert len({cut.snr for cut in cuts.values()}) > 1
+
+
+def test_masks_by_another_ranking_have_no_cut_in_the_ratios(fitted: Fitted) -> None:
+    bnet, _, _ = fitted
+    torch.manual_seed(0)
+    masks = {name: torch.rand(mask.shape) < 0.4 for name, mask in bp.masks(bnet, keep=0.4).items()}
+    assert used_cuts(bnet.state(), masks) == {}
+    nothing = {name: torch.zeros_like(mask) for name, mask in masks.items()}
+    assert used_cuts(bnet.state(), nothing) == {}
+
+
 # -- latency
 
 
@@ -350,12 +384,12 @@ def test_latency_bars_are_the_plans(fitted: Fitted) -> None:
     report = bp.report(bnet, bp.masks(bnet, keep=0.4), loader, draws=2)
     ax = bp.plots.layer_latency(report.plan)
     choices = list(report.plan.choices.values())
-    assert widths(ax)[:2] == pytest.approx([1e6 * c.seconds["dense"] for c in choices])
-    assert widths(ax)[2:] == pytest.approx([1e6 * c.seconds[c.label] for c in choices])
+    assert widths(ax)[:2] == pytest.approx([1e3 * c.seconds["dense"] for c in choices])
+    assert widths(ax)[2:] == pytest.approx([1e3 * c.seconds[c.label] for c in choices])
     assert all(c.label in t.get_text() for c, t in zip(choices, ax.texts, strict=True))
     timed = [row for row in report.models if row.seconds]
     ax = bp.plots.model_latency(report.models)
-    assert [line.get_xdata()[0] for line in ax.lines] == pytest.approx([1e6 * row.seconds for row in timed])
+    assert [line.get_xdata()[0] for line in ax.lines] == pytest.approx([1e3 * row.seconds for row in timed])
     assert [t.get_text() for t in ax.get_yticklabels()] == [row.name for row in timed]
 
 

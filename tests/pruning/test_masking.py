@@ -351,7 +351,7 @@ def test_a_method_without_a_threshold_warns_of_no_budget():
 
 def test_without_budget_and_threshold_each_methods_own_rule_decides():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3))
+    net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(3, 2))
     rules = {"0.*": SparseVD(Block(1, 2)), "1.*": SpikeSlab(), "2.*": StructuredDropout(Channel(0))}
     bnet = BayesianNet(net, {g.replace("*", "weight"): m for g, m in rules.items()})
     with torch.no_grad():

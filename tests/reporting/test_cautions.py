@@ -70,7 +70,7 @@ def warned(found: Verification | None = None, **changes: Any) -> list[Caution]:
     classes = (
         class_changes(found, ("ant", "bee", "cat", "dog")) if found.losses_of(Role.DENSE).wrong is not None else ()
     )
-    return list(cautions(**parts, found=found, classes=classes))
+    return list(cautions(**parts, found=found, classes=classes, names=("ant", "bee", "cat", "dog")))
 
 
 def test_where_nothing_is_wrong_nothing_is_said() -> None:
@@ -115,9 +115,49 @@ def test_a_dense_net_that_was_never_trained(right: int, due: bool) -> None:
 def test_a_dense_regression_that_was_never_trained(squared: float, due: bool) -> None:
     targets = torch.tensor([[2.0], [-2.0]]).repeat(50, 1)
     inside = torch.ones(100, 1, dtype=torch.bool)
-    same = Losses(torch.ones(100), squared=torch.full((100,), squared), inside=inside)
-    found = verification(dict.fromkeys((DENSE, PRUNED, DRAWN), same), targets, 1)
+    good = Losses(torch.ones(100), squared=torch.ones(100), inside=inside)
+    found = verification(
+        {DENSE: replace(good, squared=torch.full((100,), squared)), PRUNED: good, DRAWN: good}, targets, 1
+    )
     assert [w.kind for w in warned(found)] == ["untrained"] * due
+
+
+def answering(answers: Tensor, y: Tensor) -> Verification:
+    """The pruned net gives these answers to examples of these classes."""
+    found = classified(0.9, 360, 400)
+    losses = replace(found.losses[PRUNED], wrong=answers != y, group=y, answer=answers, classes=4)
+    return replace(found, losses={**found.losses, PRUNED: losses})
+
+
+@pytest.mark.parametrize(("right", "due"), [(100, True), (115, True), (125, False)])
+def test_a_pruned_net_that_one_answer_could_replace(right: int, due: bool) -> None:
+    y = torch.arange(400) % 4
+    answers = torch.where(torch.arange(400) < right, y, (y + 1) % 4)
+    found = [w for w in warned(answering(answers, y)) if w.kind != "class"]
+    assert [(w.kind, w.about) for w in found] == [("useless", PRUNED)] * due
+    if due:
+        assert f"{1 - right / 400:.1%}" in found[0].text and "75.0%" in found[0].text and "one answer" in found[0].text
+
+
+@pytest.mark.parametrize(("squared", "due"), [(4.1, True), (3.9, False)])
+def test_a_pruned_regression_worse_than_a_constant_says_so(squared: float, due: bool) -> None:
+    targets = torch.tensor([[2.0], [-2.0]]).repeat(50, 1)
+    good = Losses(torch.ones(100), squared=torch.ones(100), inside=torch.ones(100, 1, dtype=torch.bool))
+    bad = replace(good, squared=torch.full((100,), squared))
+    found = warned(verification({DENSE: good, PRUNED: bad, DRAWN: good}, targets, 1))
+    assert [w.kind for w in found] == ["useless"] * due
+    if due:
+        assert "worse than a constant" in found[0].text and "2.02" in found[0].text and "is 2" in found[0].text
+
+
+def test_classes_that_are_never_predicted_are_counted_and_named() -> None:
+    y = torch.arange(400) % 4
+    answers = torch.where(y < 2, y, 0)
+    (found,) = [w for w in warned(answering(answers, y)) if w.kind == "never predicted"]
+    assert found.about == "2 of 4 classes" and "2 classes are never predicted, of 4: cat, dog" in found.text
+    assert not [w for w in warned(answering(y, y)) if w.kind == "never predicted"]
+    rare = torch.where(torch.arange(400) < 396, y % 3, 3)  # four examples of the last: chance may miss them all
+    assert not [w for w in warned(answering(rare.clamp_max(2), rare)) if w.kind == "never predicted"]
 
 
 @pytest.mark.parametrize(("lost", "due"), [(0, False), (7, False), (8, True)])
@@ -166,7 +206,7 @@ def test_a_sparse_layer_slower_than_dense(sparse: float, due: bool) -> None:
     found = warned(plan=Plan({"0.weight": choice}, "cpu", 1))
     assert [(w.kind, w.about) for w in found] == [("slow", "0.weight")] * due
     if due:
-        assert "1.2×" in found[0].text and "CSR native" in found[0].text
+        assert "1.20× slower" in found[0].text and "CSR native" in found[0].text
 
 
 def test_a_packed_net_slower_than_dense() -> None:

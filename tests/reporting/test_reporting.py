@@ -22,7 +22,9 @@ from bayesprune.evaluation.classification import (
     wilson_interval,
 )
 from bayesprune.evaluation.verification import Role
+from bayesprune.reporting import units
 from bayesprune.reporting.intervals import mcnemar, paired_errors, paired_means
+from bayesprune.reporting.wording import footnotes, verdict_lines
 from bayesprune.tables import Table
 
 
@@ -129,6 +131,43 @@ def test_moments_are_computed_once(
     assert set(calls.values()) == {3}
 
 
+def test_every_rival_is_packed_weighed_and_timed(
+    fitted: tuple[bp.BayesianNet, DataLoader], found: bp.Report, tmp_path: Path
+) -> None:
+    """Its masks exported as ours are: the bytes are those of its file, and the clock ran in turns with all others."""
+    bnet, loader = fitted
+    control = {**bnet.means()}
+    made = bp.report(bnet, bp.masks(bnet, keep=0.4), loader, draws=2, control=control)
+    for m in (*found.models, *made.models):
+        assert m.nbytes > 0 and m.seconds > 0 and m.speedup > 0, m.name
+        assert units.size(m.nbytes) in str(found if m in found.models else made)
+    assert row(made, "dense control").nbytes == row(made, "dense").nbytes
+    masks = bp.masks(bnet, keep=0.4)
+    rival = bp.export(bnet.net, bnet.means(), masks, example=loader.dataset.tensors[0][:60])
+    bp.save(rival, tmp_path / "rival.safetensors")
+    assert row(found, "trained rival").nbytes == (tmp_path / "rival.safetensors").stat().st_size
+    line = next(x for x in verdict_lines(found) if x.title == "Against trained rival")
+    assert units.size(row(found, "trained rival").nbytes) in line.told
+    assert units.latency(row(found, "trained rival").seconds) in line.told
+
+
+def test_sizes_times_and_ratios_are_told_in_plain_units(found: bp.Report) -> None:
+    text = str(found)
+    assert " kB" in text and " ms" in text and "1/" not in text and " µs" not in text
+    slow = row(found, "posterior predictive")
+    assert slow.speedup < 1 and f"{units.speed(slow.speedup)}" in text and "× slower" in text
+
+
+def test_the_names_of_the_statistics_are_footnotes(found: bp.Report) -> None:
+    lines = verdict_lines(found)
+    marks = footnotes(lines)
+    assert not any(name in line.told for line in lines for name in ("Agresti", "McNemar", "Wilson", "bootstrap"))
+    text = " ".join(str(found).split())
+    for note, mark in marks.items():
+        assert text.count(note) == 1 and f"{mark} {note}" in text
+    assert any("Agresti & Min 2005" in note for note in marks) and len(set(marks.values())) == len(marks)
+
+
 def test_rows_say_what_they_are(found: bp.Report) -> None:
     roles = [(m.role, m.role.rival) for m in found.models]
     assert roles == [
@@ -151,7 +190,7 @@ def test_bytes_are_given_dense_packed_and_compressed(found: bp.Report) -> None:
     assert whole.dense == 4 * sum(p.numel() for p in found.subject.bnet.net.parameters())
     for size, weight in zip(parts, found.weights, strict=False):
         assert size.packed == weight.choice.nbytes and size.dense == weight.choice.dense_nbytes
-        assert 0 < size.compressed < size.dense and f"{size.compressed:,}" in str(found)
+        assert 0 < size.compressed < size.dense and units.size(size.compressed) in str(found)
     assert found.to_dict()["sizes"][-1]["ratio"] == pytest.approx(whole.dense / whole.compressed)
 
 
@@ -164,7 +203,7 @@ def test_a_terminal_cuts_no_number_and_no_name(found: bp.Report, width: int) -> 
     for model in found.models:
         assert f"{model.score.error:.2%} ±" in text and model.name.split()[0] in text
     for weight in found.weights:
-        assert f"{weight.choice.nbytes:,}" in text and weight.name in text
+        assert units.size(weight.choice.nbytes) in text and weight.name in text
 
 
 def test_names_with_brackets_are_printed_as_they_are() -> None:

@@ -71,7 +71,7 @@ class Wrapped(nn.Module):
             return y[: len(y) // 2]
         if self.kind == "list":
             return [y]
-        return {"dict": {"logits": y}, "tuple": (y, x), "none": None, "deep": y[:, None]}[self.kind]
+        return {"dict": {"scores": y}, "tuple": (y, x), "none": None, "deep": y[:, None]}[self.kind]
 
 def onehot():
     found = batches(lambda g: torch.eye(3)[torch.randint(0, 3, (48,), generator=g)].long())

@@ -54,4 +54,11 @@ class Cubic(Callback):
         before, now = ((run.step - back) / max(run.steps, 1) for back in (self.every, 0))
         due = run.step % self.every == 0 and self.start <= now and before < self.end
         if due or run.step == run.steps:  # the last step settles a run too short for the grid
-            run.prune(select(run.bnet, self.saliency(run.bnet), self.fraction(now), self.scope))
+            self._prune(run)
+
+    def on_end(self, run: Run) -> None:
+        if run.stopped:  # between two prunings
+            self._prune(run)
+
+    def _prune(self, run: Run) -> None:
+        run.prune(select(run.bnet, self.saliency(run.bnet), self.fraction(run.progress), self.scope))

@@ -1,16 +1,15 @@
 """End-to-end benchmark of a net against its dense self: total, per layer, Amdahl's bound, and a profile."""
 
 import copy
-import logging
 import math
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,10 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from bayesprune.sparse.bench.products import dense_twin, rival_ways
 from bayesprune.sparse.layers.conv import channels_last
 from bayesprune.sparse.layers.linear import SparseLinear
+from bayesprune.sparse.onnx import program_of
 from bayesprune.sparse.timing.interleaved import time_interleaved
 
-__all__ = ["EndToEnd", "Layer", "compare", "in_onnx_runtime", "spent"]
+__all__ = ["EndToEnd", "Layer", "called", "compare", "in_onnx_runtime", "shape_of", "spent"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,40 @@ class EndToEnd:
         }
 
 
-def spent(net: nn.Module, x: Tensor, rounds: int = 5) -> dict[str, float]:
+def called(net: nn.Module, x: object) -> Any:
+    """``net`` on a batch: a tensor, a tuple of several, or a mapping of named ones."""
+    if isinstance(x, Mapping):
+        return net(**x)
+    return net(*x) if isinstance(x, tuple) else net(x)
+
+
+def _result(net: nn.Module, x: object) -> Tensor:
+    """The one tensor that a net gives, or that is called ``logits`` in what it gives."""
+    try:
+        given = called(net, x)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shape = tuple(x.shape) if isinstance(x, Tensor) else shape_of(x)
+        raise ValueError(f"the net does not take an input of shape {shape}: {error}") from error
+    found = given if isinstance(given, Tensor) else getattr(given, "logits", None)
+    if not isinstance(found, Tensor):
+        raise ValueError(f"expected a net that gives one tensor, or logits, got {type(given).__name__}")
+    return found
+
+
+def shape_of(x: object) -> str:
+    """The shapes of a batch, in words.
+
+    >>> shape_of({"ids": torch.zeros(2, 8), "mask": torch.zeros(2, 8)}), shape_of(torch.zeros(3))
+    ('ids 2×8, mask 2×8', '3')
+    """
+    if isinstance(x, Mapping):
+        return ", ".join(f"{name} {shape_of(part)}" for name, part in x.items())
+    if isinstance(x, tuple):
+        return ", ".join(map(shape_of, x))
+    return "×".join(map(str, x.shape)) if isinstance(x, Tensor) else type(x).__name__
+
+
+def spent(net: nn.Module, x: object, rounds: int = 5) -> dict[str, float]:
     """Seconds of a call of ``net`` by module, under its path: the median over ``rounds``.
 
     A module's time is that outside the modules it calls, so that a container's is what it does itself.
@@ -119,7 +152,7 @@ def spent(net: nn.Module, x: Tensor, rounds: int = 5) -> dict[str, float]:
         with torch.no_grad():
             for _ in range(rounds):
                 times.append(defaultdict(float))
-                net(x)
+                called(net, x)
     finally:
         for handle in handles:
             handle.remove()
@@ -139,25 +172,15 @@ def in_onnx_runtime(net: nn.Module, x: Tensor, threads: int) -> Callable[[], obj
         return None
     import onnxruntime
 
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)  # it warns of each library that it could also export
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(net, (x,), dynamo=True, verbose=False)
-    finally:
-        exporter.setLevel(level)
-    assert program is not None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    graph = program.model_proto.SerializeToString()
+    graph = program_of(net, x).model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     named = {session.get_inputs()[0].name: x.contiguous().numpy()}
     return partial(session.run, None, named)
 
 
-def _inputs(net: nn.Module, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _inputs(net: nn.Module, x: object) -> Iterator[tuple[str, Tensor]]:
     """The path of each packed layer, and a random input like the one that it has on ``x``."""
     like: dict[str, tuple[torch.Size, tuple[int, ...], torch.dtype]] = {}
     handles = []
@@ -169,7 +192,7 @@ def _inputs(net: nn.Module, x: Tensor) -> Iterator[tuple[str, Tensor]]:
 
             handles.append(module.register_forward_pre_hook(note))
     try:
-        net(x)
+        called(net, x)
     finally:
         for handle in handles:
             handle.remove()
@@ -193,7 +216,7 @@ def _layer(layer: SparseLinear, x: Tensor, rivals: bool, budget: float, inside: 
 def compare(
     sparse: nn.Module,
     dense: nn.Module,
-    x: Tensor,
+    x: object,
     *,
     runtime: bool = True,
     rivals: bool = True,
@@ -204,8 +227,8 @@ def compare(
     Args:
         sparse: what :func:`bayesprune.sparse.export` returned.
         dense: the dense net, in eval mode; :func:`bayesprune.sparse.bench.products.dense_twin` makes one.
-        x: a batch; of images, channels-last as ``dense`` is where that is wanted.
-        runtime: time ONNX Runtime on ``dense`` too, where it is installed and x is float32.
+        x: a batch, a tuple or a mapping of several; of images, channels-last as ``dense`` is where that is wanted.
+        runtime: time ONNX Runtime on ``dense`` too, where it is installed and x is one tensor in float32.
         rivals: time torch's and scipy's sparse products for each packed linear layer too.
         budget: seconds for the nets; each layer has a quarter of it.
 
@@ -213,17 +236,15 @@ def compare(
         ValueError: a net does not take ``x``.
     """
     with torch.no_grad():
-        try:
-            made, expected = sparse(x), dense(x)
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"the net does not take an input of shape {tuple(x.shape)}: {error}") from error
-        if not isinstance(made, Tensor):
-            raise ValueError(f"expected a net that gives one tensor, got {type(made).__name__}")
-        ways: dict[str, Callable[[], object]] = {"dense": partial(dense, x), "sparse": partial(sparse, x)}
-        if runtime and x.dtype == torch.float32:
+        made, expected = (_result(net, x) for net in (sparse, dense))
+        ways: dict[str, Callable[[], object]] = {
+            "dense": partial(called, dense, x),
+            "sparse": partial(called, sparse, x),
+        }
+        if runtime and isinstance(x, Tensor) and x.dtype == torch.float32:
             way = in_onnx_runtime(dense, x, torch.get_num_threads())
             ways |= {"onnxruntime dense": way} if way else {}
-        seconds = time_interleaved(ways, device=x.device, budget=budget, rounds=500, sample=1e-3, give_up=math.inf)
+        seconds = time_interleaved(ways, device=made.device, budget=budget, rounds=500, sample=1e-3, give_up=math.inf)
         turns = max(1, min(20, int(budget / seconds["dense"])))
         times = {"dense": spent(dense, x, turns), "sparse": spent(sparse, x, turns)}
         clocked = seconds["dense"] / sum(times["dense"].values())  # taking the time of each module takes time

@@ -2,16 +2,16 @@
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import geometric_mean
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bayesprune.sparse.bench.end_to_end import EndToEnd, compare
+from bayesprune.sparse.bench.end_to_end import EndToEnd, compare, shape_of
 from bayesprune.sparse.bench.products import Setting, bench, dense_twin, measured_peak
 from bayesprune.sparse.formats import BSR, CSR, Format
 from bayesprune.sparse.layers.conv import channels_last
@@ -151,26 +151,36 @@ def tables(found: EndToEnd) -> list[Rows]:
     return [whole, layers, spent] if found.layers else [whole, spent]
 
 
+def _shape(x: object) -> object:
+    """The shapes of a batch, as JSON has them."""
+    if isinstance(x, Mapping):
+        return {name: _shape(part) for name, part in x.items()}
+    return [_shape(part) for part in x] if isinstance(x, tuple) else list(x.shape) if isinstance(x, Tensor) else None
+
+
 def of_model(
     path: Path,
-    shape: tuple[int, ...],
+    given: object,
     threads: int,
     budget: float,
     rivals: bool = True,
     net: nn.Module | None = None,
 ) -> Benchmark:
-    """Time a saved net against its dense self on a random input of ``shape``, convolutions channels-last.
+    """Time a saved net against its dense self on a batch, or on a random one of the shape that is given (a tuple of
+    numbers), convolutions channels-last.
 
     ``net`` is the skeleton, where its class is the user's own: see :func:`bayesprune.sparse.load`.
 
     Raises:
-        ValueError: the net does not take that shape, or is refused by :func:`bayesprune.sparse.load`.
+        ValueError: the net does not take that batch, or is refused by :func:`bayesprune.sparse.load`.
     """
     sparse = load(path, net)
     dense = dense_twin(sparse)
     dtype = next((p.dtype for p in dense.parameters() if p.is_floating_point()), torch.float32)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
-    if x.dim() == 4:
+    x = given
+    if isinstance(given, tuple) and all(isinstance(size, int) for size in given):
+        x = torch.randn(given, generator=torch.Generator().manual_seed(0)).to(dtype)
+    if isinstance(x, Tensor) and x.dim() == 4:
         dense, x = channels_last(dense), x.contiguous(memory_format=torch.channels_last)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -180,9 +190,9 @@ def of_model(
         torch.set_num_threads(before)
     peak = measured_peak(dtype, threads, budget)
     machine = {**_machine(), "peak_gflops": peak}
-    data = {**machine, "model": str(path), "shape": list(shape), "threads": threads, **found.to_dict()}
+    data = {**machine, "model": str(path), "shape": _shape(x), "threads": threads, **found.to_dict()}
     title = (
-        f"{path}, input {'×'.join(map(str, shape))}, {threads} thread{'s' * (threads != 1)}; "
+        f"{path}, input {shape_of(x)}, {threads} thread{'s' * (threads != 1)}; "
         f"outputs {found.apart:.1e} apart; dense reaches {peak:.0f} GFLOP/s on 2048×2048×2048"
     )
     return Benchmark(title, tables(found), data)

@@ -17,6 +17,6 @@ recurrent layers, of attention without heads, of transposed convolutions in grou
 padding of depthwise convolutions.
 """
 
-import lazy_loader
+from bayesprune._extras import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

@@ -1,5 +1,5 @@
 """One file format: safetensors with a JSON manifest, or a compressed file, written whole and read with care."""
 
-import lazy_loader
+from bayesprune._extras import door
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = door(__name__, __file__)

@@ -117,7 +117,7 @@ def test_onnx_runtime_runs_the_dense_net():
 
 
 def test_nets_that_cannot_be_compared():
-    with pytest.raises(ValueError, match="one tensor, got tuple"):
+    with pytest.raises(ValueError, match="one tensor, or logits, got tuple"):
         compare(nn.GRU(3, 4), nn.GRU(3, 4), torch.ones(2, 3), budget=0.01)
 
 

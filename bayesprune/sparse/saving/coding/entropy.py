@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 from numpy.typing import NDArray
 
+from bayesprune._extras import needed_by
+
 __all__ = ["PART", "Reader", "Writer"]
 
 _DIGIT = 16  # bits of a number that are coded at once
@@ -23,6 +25,7 @@ Few = UInt8[np.ndarray, " symbols"] | Int32[np.ndarray, " symbols"]
 
 
 @cache
+@needed_by("a compressed file")
 def _constriction() -> Any:
     """constriction's stream codes, which only those who make or read a compressed file need."""
     from constriction import stream
