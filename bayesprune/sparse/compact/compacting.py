@@ -11,7 +11,7 @@ from bayesprune._turns import in_turn
 from bayesprune.sparse.checks import run_example
 from bayesprune.sparse.compact import attention, channels, moves, places, products, within  # noqa: F401  (their rules)
 from bayesprune.sparse.compact.cut import Change
-from bayesprune.sparse.compact.graph import trace
+from bayesprune.sparse.compact.graph import noted, trace
 from bayesprune.sparse.compact.pointwise import pointwise
 from bayesprune.sparse.compact.prepare import prepare
 from bayesprune.sparse.compact.reasons import reasons
@@ -144,10 +144,10 @@ def compact(
     empty = next((name for name, x in (*masked.named_parameters(), *masked.named_buffers()) if x.is_meta), None)
     if empty is not None:
         raise ValueError(f"{empty!r} is on the meta device and holds no values; load the weights first")
-    with on_its_own(net):
+    with on_its_own(net), noted(masked) as calls:
         run_example(masked, example)
     prepared = prepare(masked, masks, example, [skip] if isinstance(skip, str) else skip)
-    graph = trace(prepared.net, example)
+    graph = trace(prepared.net, example, None if prepared.opened else calls)
     walk = Walk(prepared.net, graph, prepared.masks, prepared.closed, pointwise)
     walk.watch(graph, prepared.watched)
     facts = walk.facts

@@ -2,8 +2,8 @@
 
 import re
 import warnings
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,14 @@ from torch.overrides import TorchFunctionMode
 
 from bayesprune.sparse.checks import call, without_fast_paths
 
-__all__ = ["Graph", "arguments", "named", "trace", "where", "within"]
+__all__ = ["Graph", "arguments", "named", "noted", "trace", "where", "within"]
 
 _CAUSES = (
     ("data-dependent", "its control flow or a size depends on the data"),
     ("fake tensor in the exported program", "its forward takes derivatives, which torch.export cannot record"),
 )
+Calls = dict[str, tuple[tuple, dict]]
+"""By a module's path, the arguments that it is called with."""
 _TAKEN_APART = (torch.ops.aten.einsum.default,)  # into products and views
 
 
@@ -112,13 +114,19 @@ def where(node: fx.Node) -> str:
     return re.sub(r"@\d+", "", paths[-1]) if paths else ""
 
 
-def trace(net: nn.Module, example: object) -> Graph:
+def trace(net: nn.Module, example: object, calls: Calls | None = None) -> Graph:
     """What ``torch.export`` records of ``net`` on ``example``, in-place operators turned into plain ones.
+
+    Args:
+        net: in eval mode.
+        example: what it is called with.
+        calls: what its modules are called with then, where that is known.
 
     Raises:
         ValueError: the net has no graph: its control flow follows the data, or it calls what torch cannot record.
     """
-    called, count = _called(net, example), _Count()
+    count = _Count()
+    called = _called(net, example) if calls is None else calls
     try:
         graph = _graph(_exported(_Traced(net, count), *_arguments_of(example)), count.given)
         dropped = _dropped(net, graph, called)
@@ -186,9 +194,16 @@ def _short(error: Exception) -> str:
     return told or (lines[0][:300] if lines else type(error).__name__)
 
 
-def _called(net: nn.Module, example: object) -> dict[str, tuple[tuple, dict]]:
-    """By path, what each module is called with first."""
-    calls: dict[str, tuple[tuple, dict]] = {}
+def _called(net: nn.Module, example: object) -> Calls:
+    with torch.no_grad(), noted(net) as calls:
+        call(net, example)
+    return calls
+
+
+@contextmanager
+def noted(net: nn.Module) -> Iterator[Calls]:
+    """Within: by path, what each module of ``net`` is called with first. torch's encoders take no fast path then."""
+    calls: Calls = {}
     handles = []
     for path, module in net.named_modules():
 
@@ -197,15 +212,14 @@ def _called(net: nn.Module, example: object) -> dict[str, tuple[tuple, dict]]:
 
         handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
     try:
-        with torch.no_grad(), without_fast_paths():
-            call(net, example)
+        with without_fast_paths():
+            yield calls
     finally:
         for handle in handles:
             handle.remove()
-    return calls
 
 
-def _first_without_graph(net: nn.Module, calls: Mapping[str, tuple[tuple, dict]]) -> str:
+def _first_without_graph(net: nn.Module, calls: Calls) -> str:
     """The innermost module that cannot be exported on what it is called with, in words."""
     path = ""
     while True:

@@ -32,11 +32,14 @@ def settle(
     while True:
         solution = solve(facts, *limits)
         found = suspects(facts, solution)
-        made, attributes, ran = _cut(masked, masks, prepared, facts, solution, example, found, stuck)
-        if ran.error is None:
-            apart, ran = _apart(masked, made, example)
-            if ran.error is None and apart <= _tolerance(made.net):
-                return solution, made
+        made, attributes = cut(masked, masks, prepared, facts, solution), Attributes()
+        apart, ran = _apart(masked, made, example)
+        if ran.error is not None:
+            made, attributes, ran = _cut(masked, masks, prepared, facts, solution, example, found, stuck)
+            if ran.error is None:
+                apart, ran = _apart(masked, made, example)
+        if ran.error is None and apart <= _tolerance(made.net):
+            return solution, made
         if ran.error is None and attributes:  # one of them means something else
             stuck |= attributes.keys()
             continue

@@ -89,24 +89,32 @@ def _same_draws() -> Iterator[None]:
 
 
 def results(
-    net: nn.Module, given: object, *, training: bool = False, caches: bool = True, fast_paths: bool = False
+    net: nn.Module,
+    given: object,
+    *,
+    training: bool = False,
+    caches: bool = True,
+    fast_paths: bool = False,
+    alone: bool = False,
 ) -> list[object]:
     """The tensors and numbers that ``net`` gives on ``given``, which it runs on in a copy over the same parameters.
 
-    What its forward writes to buffers and attributes is gone with the copy. Without ``caches``, what a decoder keeps of
+    What its forward writes to buffers and attributes is gone with the copy; where ``net`` is ``alone``, a copy that is
+    the caller's, it runs itself. Without ``caches``, what a decoder keeps of
     its keys and values is passed over. Without ``fast_paths``, torch's encoders take none.
 
     Raises:
         Exception: whatever its forward raises.
     """
-    packed = (x for m in net.modules() if isinstance(m, SparseLinear) for x in m.buffers(recurse=False))
-    alone = copied(net, {x: x for x in (*net.parameters(), *packed)})
+    if not alone:
+        packed = (x for m in net.modules() if isinstance(m, SparseLinear) for x in m.buffers(recurse=False))
+        net = copied(net, {x: x for x in (*net.parameters(), *packed)})
     if training:
-        alone.train()
+        net.train()
     own = nullcontext() if fast_paths else without_fast_paths()
     with torch.no_grad(), _same_draws(), own, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return list(_leaves(call(alone, given), set(), caches))
+        return list(_leaves(call(net, given), set(), caches))
 
 
 def _leaves(value: Any, seen: set[int], caches: bool) -> Iterator[object]:
