@@ -45,7 +45,7 @@ def needed_by(what: str) -> Iterator[None]:
     >>> with needed_by("bayesprune.fit"):
     ...     raise ModuleNotFoundError("No module named 'pyro'", name="pyro")
     Traceback (most recent call last):
-    ImportError: bayesprune.fit needs the package pyro: pip install "bayesprune[fit]"
+    bayesprune._extras.MissingExtraError: bayesprune.fit needs the package pyro: pip install "bayesprune[fit]"
     """
     try:
         yield

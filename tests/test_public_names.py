@@ -118,6 +118,8 @@ THROUGH = {  # rooms and modules of ours that stand on one of them
     "bayesprune.sparse.gpu": "triton",
     "bayesprune.sparse.native": "llvmlite",
     "bayesprune.reporting.card": "scipy",
+    "bayesprune.reporting.grids": "matplotlib",
+    "bayesprune.reporting.inline": "matplotlib",
     "bayesprune.reporting.pictures": "matplotlib",
 }
 

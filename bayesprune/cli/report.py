@@ -67,7 +67,7 @@ def run(
                 data=recipe.data,
                 run=str(run),
                 recipe=folder.recipe_file.read_text(encoding="utf-8"),
-                curve=runs.swept(folder, on),
+                curve=runs.swept(folder),
             )
     if json:
         show_json(plain)

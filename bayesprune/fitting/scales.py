@@ -43,9 +43,12 @@ def check_scales(bnet: BayesianNet, loader: Any, batch: Any) -> None:
     if isinstance(bnet.observation, Normal) and y.is_floating_point() and y.numel() > 1:
         _check_targets(y)
     if isinstance(bnet.observation, Categorical) and not y.is_floating_point():
-        first = split(bnet, batch)
-        if bool((y > first[1].max()).any()):  # those of the first batch the first step looks at
-            _check_classes(bnet, bnet.observation, first[0], y)
+        inputs, labels = split(bnet, batch)
+        y = y.long()  # torch compares no unsigned integers
+        if isinstance(labels, Tensor) and bool(
+            (y > labels.long().max()).any()
+        ):  # those of the first batch the first step looks at
+            _check_classes(bnet, bnet.observation, inputs, y)
 
 
 def _whole(bnet: BayesianNet, loader: Any, batch: Any) -> tuple[Any, Any]:

@@ -89,12 +89,12 @@ def _on_the_curve(report: Findings, curve: Curve) -> Drawn:
             f"{line.get_label()}, {kept:.2%} kept, {size(nbytes)}: {what} {unit(value)}"
             for kept, value, nbytes in at.itertuples(index=False)
         ] or [str(line.get_label())]
-    here = report.verdict.packed
-    value = getattr(score, name)
+    here, same = report.verdict.packed, {point.score.n for point in curve.points} == {score.n}
+    value, label = getattr(score, name), "this net" if same else "this net, on other examples"
     (mark,) = ax.plot(
-        *(100 * here.kept, scale * value), marker="*", markersize=15, color=VERMILION, linestyle="", label="this net"
+        *(100 * here.kept, scale * value), marker="*", markersize=15, color=VERMILION, linestyle="", label=label
     )
-    tips[mark] = [f"this net, {here.kept:.2%} kept, {size(here.nbytes)}: {what} {unit(value)}"]
+    tips[mark] = [f"{label}, {here.kept:.2%} kept, {size(here.nbytes)}: {what} {unit(value)}"]
     ax.set_ylim(bottom=0)
     ax.legend(frameon=False, fontsize="small")
     return f"{what[0].upper()}{what[1:]} against size", f"{what} against the weights kept, with this net", figure, tips

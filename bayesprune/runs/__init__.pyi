@@ -1,9 +1,13 @@
 """What the room hands on, loaded when it is first used: the one list of its names, for types and at run time."""
 
 from .demo import TASKS as TASKS
+from .demo import Budget as Budget
+from .demo import Demo as Demo
 from .demo import Task as Task
 from .demo import claim_folder as claim_folder
 from .demo import run_demo as run_demo
+from .demo_screen import budgets_table as budgets_table
+from .demo_screen import headline as headline
 from .expressions import assigned as assigned
 from .expressions import saliency_of as saliency_of
 from .files import is_file as is_file

@@ -100,7 +100,7 @@ def sparsify(
         rules: as :class:`bayesprune.BayesianNet` takes them; by default ``SparseVD()`` for every weight matrix and
             kernel that is not frozen, embeddings excepted.
         epochs, lr: of the fit; the rate falls to 0 over its second half.
-        control: whether the dense net is trained on too, which takes about a third of the time.
+        control: whether the dense net is trained on too; without it the report says how far that net lags.
         seed: fixes draws and shuffling.
         progress: as :func:`bayesprune.fit` has it.
 

@@ -15,16 +15,14 @@ from bayesprune.runs.folder import RunFolder
 __all__ = ["swept", "write_curve", "write_snr"]
 
 
-def swept(folder: RunFolder, on: str) -> Curve | None:
-    """The curve of a sweep of this run alone on a part of the data; ``None`` where there is none. Raises
-    ``ValueError`` where the file is damaged."""
+def swept(folder: RunFolder) -> Curve | None:
+    """The curve of a sweep of this run alone; ``None`` where there is none. Raises ``ValueError`` where the file is
+    damaged."""
     if not folder.sweep_file.exists():
         return None
     found = folder.read_json(folder.sweep_file)
-    if found.get("on") != on or len(found.get("runs", ())) != 1:
-        return None
     try:
-        return Curve.from_dict(found)
+        return Curve.from_dict(found) if len(found.get("runs", ())) == 1 else None
     except ValueError as error:
         raise ValueError(f"{folder.sweep_file} is damaged: {error}") from error
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.command import bayesprune, inside
+from support.command import Done, bayesprune, inside
 
 from bayesprune.reporting.units import size
 
@@ -27,7 +27,9 @@ def in_a_process(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("demo")
-    return folder, in_a_process("demo", "--epochs", "3", "--seed", "1", "--keep", "0.1", "--out", "run", cwd=folder)
+    return folder, in_a_process(
+        "demo", "--epochs", "3", "--seed", "1", "--keep", "0.1", "--out", "run", "--verbose", cwd=folder
+    )
 
 
 def test_demo_writes_model_report_and_picture(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
@@ -57,9 +59,9 @@ def test_demo_prints_the_figures_it_writes(finished: tuple[Path, subprocess.Comp
     assert models["posterior mean, pruned"]["nbytes"] < 0.5 * models["dense"]["nbytes"]
 
 
-def test_the_last_line_loads_the_result(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_the_line_that_says_so_loads_the_result(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder, done = finished
-    line = done.stdout.strip().splitlines()[-1]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("load it: ")]
     code = line.partition('-c "')[2].rstrip('"')
     loaded = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
     assert loaded.returncode == 0 and "fc1" in loaded.stdout, loaded.stderr
@@ -71,9 +73,54 @@ def test_a_folder_that_is_not_empty_asks_for_force(finished: tuple[Path, subproc
     with inside(folder):
         refused = bayesprune("demo", "--epochs", "1", "--out", "run")
         assert (folder / "run" / "report.json").read_bytes() == before
-        forced = bayesprune("demo", "--epochs", "1", "--out", "run", "--force")
+        forced = bayesprune("demo", "--epochs", "1", "--keep", "0.1", "--out", "run", "--force")
     assert refused.code == 2 and "--force" in refused.err
     assert forced.code == 0, forced.err
+
+
+@pytest.fixture(scope="module")
+def three_budgets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    folder = tmp_path_factory.mktemp("budgets")
+    with inside(folder):
+        return folder / "run", bayesprune("demo", "--epochs", "1", "--out", "run")
+
+
+def test_the_screen_ends_with_a_headline_five_rows_and_the_page(three_budgets: tuple[Path, Done]) -> None:
+    folder, done = three_budgets
+    assert done.code == 0, done.err
+    lines = [line for line in done.out.splitlines() if line.strip()]
+    found = json.loads((folder / "report.json").read_text())
+    models = {m["name"]: m for m in found["models"]}
+    ours, rival = models["posterior mean, pruned"], models["gradual magnitude"]
+    assert lines[0].startswith("With 0.50% of the weights, ") and lines[0].endswith(
+        f"× smaller, the posterior errs on {ours['error']:.2%}, gradual magnitude on {rival['error']:.2%}, "
+        f"the dense control on {models['dense control']['error']:.2%}."
+    )
+    rows = [line.split("  ")[0].strip() for line in lines[-6:-1]]
+    assert rows == ["dense net", "dense control", *(f"posterior, {k}% kept" for k in ("2", "1", "0.5"))]
+    assert f"{ours['error']:.2%}" in lines[-2] and f"{rival['error']:.2%}" in lines[-2]
+    assert size(ours["nbytes"]) in lines[-2]
+    assert lines[-1] == "open run/report.html"
+    assert "Verdict" not in done.out and len(lines) <= 10
+
+
+def test_the_curve_is_that_of_the_files_and_stands_on_the_page(three_budgets: tuple[Path, Done]) -> None:
+    folder, _ = three_budgets
+    found = json.loads((folder / "report.json").read_text())
+    points = found["curve"]["points"]
+    cells = {(p["saliency"], p["asked"]) for p in points}
+    assert cells == {
+        ("unpruned", 1.0),
+        *((m, k) for m in ("posterior", "gradual magnitude") for k in (0.02, 0.01, 0.005)),
+    }
+    last = next(p for p in points if (p["saliency"], p["asked"]) == ("posterior", 0.005))
+    assert last["nbytes"] == (folder / "model.safetensors").stat().st_size and found["keep"] == 0.005
+    page = (folder / "report.html").read_text()
+    assert "Error against size" in page and "<h1>lenet_300_100(inputs=64) on digits, pruned to 0.50%</h1>" in page
+    for p in points:
+        if p["saliency"] != "unpruned":
+            assert f"{p['saliency']}, {p['kept']:.2%} kept, {size(p['nbytes'])}: error {p['error']:.2%}" in page
+    assert "bayesprune demo --data digits --keep 0.005 --epochs 1 --seed 0" in page
 
 
 @pytest.mark.parametrize(
@@ -122,7 +169,7 @@ def test_without_out_each_run_gets_a_folder_of_its_own(tmp_path: Path) -> None:
 
 def test_ctrl_c_in_the_fit_keeps_what_was_fitted(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [*RUN, "demo", "--epochs", "100000", "--out", "run"],
+        [*RUN, "demo", "--epochs", "100000", "--keep", "0.05", "--out", "run"],
         cwd=tmp_path,
         env=ONE_THREAD,
         stderr=subprocess.PIPE,

@@ -1,5 +1,6 @@
 """A run from its fit to its model, by the command line alone: truth, resumption, repetition, and every refusal."""
 
+import html
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from support.command import FIT, MINE, bayesprune, inside, refused
 
 import bayesprune as bp
 from bayesprune import data, nets
+from bayesprune.reporting.units import size
 from bayesprune.runs.folder import RunFolder
 
 
@@ -71,6 +73,20 @@ def test_the_run_folder_holds_what_its_commands_wrote(runs: tuple[Path, dict[str
         assert json.loads((folder / "run" / f"{name}.json").read_text()) == told[name]
     assert json.loads((folder / "run" / "plan.json").read_text()) == told["export"]
     assert "<html" in (folder / "page.html").read_text()[:200].lower()
+
+
+def test_the_page_says_what_it_is_of_and_has_recipe_curve_and_load_line(runs: tuple[Path, dict[str, Any]]) -> None:
+    folder, told = runs
+    page = html.unescape((folder / "page.html").read_text())
+    assert "<h1>mlp(64, (20,), 10) on digits, pruned to 20." in page and "Run run, " in page
+    assert (folder / "run" / "recipe.toml").read_text().strip() in page
+    assert 'net = bp.load("run/model.safetensors")  # needs neither Pyro nor pickle' in page
+    point = next(p for p in told["sweep"]["points"] if p["saliency"] == "snr")
+    assert f"snr, {point['kept']:.2%} kept, {size(point['nbytes'])}: error {point['error']:.2%}" in page  # on val
+    row = next(m for m in told["report"]["models"] if m["name"] == "posterior mean, pruned")
+    assert (
+        f"this net, on other examples, {row['kept']:.2%} kept, {size(row['nbytes'])}: error {row['error']:.2%}" in page
+    )
 
 
 def test_masks_keep_what_was_asked_of_what_the_schedule_left(runs: tuple[Path, dict[str, Any]]) -> None:

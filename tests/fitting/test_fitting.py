@@ -56,7 +56,7 @@ def test_history_holds_the_nll_per_example_and_the_kl_per_data_set(size: int) ->
     assert history.kept == [1.0, 1.0]
     assert [e.epoch for e in history.epochs] == [1, 2]
     assert history.seconds == sum(e.seconds for e in history.epochs) > 0
-    assert history.to_dict() == {"epochs": [vars(e) for e in history.epochs], "interrupted": False}
+    assert history.to_dict() == {"epochs": [e.to_dict() for e in history.epochs], "interrupted": False}
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_a_mask_is_seen_entry_by_entry(fitted: Fitted) -> None:
 
 def test_a_convolutions_mask_is_laid_out_by_role() -> None:
     conv = nn.ConvTranspose2d(3, 4, 2)  # its weight is (inputs, outputs, 2, 2)
-    bnet = bp.BayesianNet(nn.Sequential(conv), {"0.weight": bp.SparseVD(bp.Channel(1))})
+    bnet = bp.BayesianNet(nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)), {"0.weight": bp.SparseVD(bp.Channel(1))})
     kept = torch.zeros(3, 4, 2, 2, dtype=torch.bool)
     kept[:, 2] = True
     ax = bp.plots.mask_image(bnet, {"0.weight": kept}, "0.weight")
