@@ -61,7 +61,9 @@ def test_the_core_serves_a_packed_net(packed: tuple[Path, torch.Tensor], tmp_pat
     code = f"""
 import torch, bayesprune as bp
 with torch.no_grad():
-    torch.save(bp.load({str(file)!r})(torch.ones(4, 64)), {str(out)!r})
+    y = bp.load({str(file)!r})(torch.ones(4, 64))
+    assert torch.equal(bp.from_pretrained({str(file.parent)!r})(torch.ones(4, 64)), y)
+    torch.save(y, {str(out)!r})
 """
     assert in_the_core(code) == ""
     assert torch.equal(torch.load(out, weights_only=True), expected)
@@ -86,6 +88,12 @@ TOLD = {
     "bp.plots": 'bayesprune.plots needs the package matplotlib: pip install "bayesprune[plots]"',
     "bp.loo": 'bayesprune.loo needs the package arviz: pip install "bayesprune[arviz]"',
     "bp.data.digits()": 'bayesprune.data.digits needs the package sklearn: pip install "bayesprune[fit]"',
+    "bp.to_onnx(nn.Linear(3, 2), 'never', None)": (
+        'bayesprune.to_onnx needs the package onnxruntime: pip install "bayesprune[onnx]"'
+    ),
+    "bp.from_pretrained('me/net')": (
+        'bayesprune.from_pretrained needs the package huggingface_hub: pip install "bayesprune[hub]"'
+    ),
     "bp.save(nn.Linear(3, 2), 'never', compress=True)": (
         'a compressed file needs the package constriction: pip install "bayesprune[compress]"'
     ),

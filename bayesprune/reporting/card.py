@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from bayesprune.reporting.bottom_line import bottom_line
 from bayesprune.reporting.findings import Findings
 from bayesprune.reporting.tables import costs_table, models_table, weights_table
 from bayesprune.reporting.versions import versions
@@ -34,6 +35,7 @@ def model_card(report: Findings, name: str, file: str = "model.safetensors") -> 
         _HEAD + f"\n# {_plain(name)}",
         "A net pruned by a posterior over its weights and packed by bayesprune. Figures are on "
         f"{report.models[0].score.n:,} held-out examples.",
+        f"**{_plain(str(bottom_line(report)))}**",
         _rows(("", "", ""), ((line.title, line.value, line.told) for line in lines)),
         *(f"**Warning:** {_plain(warning.text)}" for warning in report.warnings),
         "## Load it",

@@ -1,13 +1,10 @@
 """Images whose answer pruning changed: what they are, and what was said of them before and after."""
 
-from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from bayesprune.evaluation.verification import Role, Verification
@@ -20,17 +17,17 @@ _LOST, _WON = 12, 6  # how many are shown, at most
 _SMALLEST = 4  # pixels a side: less is no image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Flip:
     """One image that is right before and wrong after pruning, or the other way round.
 
     Attributes:
-        image: a PNG as a ``data:`` address.
+        pixels: uint8, (1 or 3 channels, height, width).
         truth, before, after: its class, and what the dense net and the pruned one say.
         lost: whether it is the pruned net that errs.
     """
 
-    image: str
+    pixels: Tensor
     truth: str
     before: str
     after: str
@@ -54,7 +51,7 @@ def flips(bnet: BayesianNet, loader: Iterable[Any], seen: Verification, names: S
     for k in wanted:
         if k in images:
             truth, said_before, said_after = (names[int(of[k])] for of in answers)
-            found.append(Flip(_png(images[k]), truth, said_before, said_after, bool(lost[k])))
+            found.append(Flip(_pixels(images[k]), truth, said_before, said_after, bool(lost[k])))
     return tuple(found)
 
 
@@ -76,11 +73,7 @@ def _images(bnet: BayesianNet, loader: Iterable[Any], wanted: Sequence[int], exa
     return found if start == examples else {}
 
 
-def _png(image: Tensor) -> str:
+def _pixels(image: Tensor) -> Tensor:
     """Channels, height, width in whatever range, from its least value in black to its greatest in white."""
     low, high = image.min(), image.max()
-    grey = ((image - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)
-    array = grey[0].numpy() if len(grey) == 1 else grey.movedim(0, -1).numpy()
-    buffer = BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG")
-    return "data:image/png;base64," + b64encode(buffer.getvalue()).decode()
+    return ((image - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)

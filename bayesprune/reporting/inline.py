@@ -1,16 +1,19 @@
-"""A matplotlib figure as an inline SVG element: the page's own letters and colours, and a tooltip on each mark."""
+"""Figures as inline SVG elements, with the page's own letters and colours and a tooltip on each mark; images as PNG."""
 
 import re
 import xml.etree.ElementTree as ET
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from io import StringIO
+from io import BytesIO, StringIO
 
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
 
 from bayesprune.plots.style import BLUE, COLOURS, GREY, ORANGE
 
-__all__ = ["STYLE", "Tips", "inline_svg"]
+__all__ = ["STYLE", "Tips", "inline_png", "inline_svg"]
 
 Tips = Mapping[Artist, Sequence[str]]
 """What is said of an artist, or of each of its points in turn."""
@@ -65,6 +68,14 @@ def inline_svg(figure: Figure, tips: Tips, name: str, label: str) -> str:
     root.attrib.update({"viewBox": f"0 0 {width} {height}", "role": "img", "aria-label": label, "fill": "currentColor"})
     root.attrib.update({"stroke-linejoin": "round", "stroke-linecap": "butt"})
     return ET.tostring(root, encoding="unicode")
+
+
+def inline_png(pixels: Tensor) -> str:
+    """An image, uint8 and (1 or 3 channels, height, width), as a ``data:`` address."""
+    array = pixels[0].numpy() if len(pixels) == 1 else pixels.movedim(0, -1).numpy()
+    buffer = BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG")
+    return "data:image/png;base64," + b64encode(buffer.getvalue()).decode()
 
 
 def _tip(group: ET.Element, texts: Sequence[str]) -> None:

@@ -108,6 +108,7 @@ def write_page(report: Findings, path: Path, origin: Origin, state: PosteriorSta
     if path.is_dir():
         raise IsADirectoryError(f"{str(path)!r} is a folder: name a file in it, such as report.html")
     from bayesprune.reporting.grids import confusion, layers_grid, most_confused  # matplotlib, for a page alone
+    from bayesprune.reporting.inline import inline_png
     from bayesprune.reporting.pictures import pictures
 
     content = _content(report)
@@ -118,6 +119,7 @@ def write_page(report: Findings, path: Path, origin: Origin, state: PosteriorSta
         pictures=pictures(report, state, origin.curve),
         confusion=confusion(report),
         layers=layers_grid(report, state),
+        png=inline_png,
         origin=origin,
         net=origin.net or type(report.subject.bnet.net).__name__,
         loading=load_lines(report.subject.bnet.net, origin.model, origin.net),

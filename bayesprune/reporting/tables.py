@@ -79,12 +79,9 @@ def costs_table(models: Sequence[ModelRow], batch: int, plan: Plan) -> Table:
     return Table("Costs", frozenset(("model",)), headings, tuple(rows), note)
 
 
-def sizes_table(sizes: Sequence[ByteCount]) -> Table:
+def sizes_table(sizes: Iterable[ByteCount]) -> Table:
     """How large each weight is."""
-    coded = (
-        ("–", "–") if s.ratio is None else (size(s.compressed), compared(s.ratio, "smaller", "larger")) for s in sizes
-    )
-    rows = ((s.name, size(s.dense), size(s.packed), *more) for s, more in zip(sizes, coded, strict=True))
+    rows = ((s.name, size(s.dense), size(s.packed), size(s.compressed) or "–", _than_dense(s.ratio)) for s in sizes)
     headings = ("weight", "dense float32", "packed", "compressed", "than dense")
     note = "compressed is what bp.save writes with compress=True and the variances"
     return Table("Sizes", frozenset(("weight",)), headings, tuple(rows), note)
@@ -107,6 +104,10 @@ def classes_table(classes: Sequence[ClassChange]) -> Table:
     cut = f"; {_MOST_CLASSES} of {len(classes):,} are shown" if len(classes) > _MOST_CLASSES else ""
     headings = ("class", "examples", "missed before", "missed after", "95% interval (Wilson)", "rise", "McNemar")
     return Table("Classes", frozenset(("class",)), headings, tuple(rows), f"the largest rise in error first{cut}")
+
+
+def _than_dense(ratio: float | None) -> str:
+    return "–" if ratio is None else compared(ratio, "smaller", "larger")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def in_a_process(*command: str, **env: str) -> str:
     code = [sys.executable, *command]
     env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-    return subprocess.run(code, capture_output=True, text=True, env=env, timeout=120, check=True).stdout
+    return subprocess.run(code, capture_output=True, text=True, env=env, timeout=600, check=True).stdout
 
 
 def test_the_version_is_the_packages() -> None:

@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesprune as bp
+from bayesprune.fitting.generators import seeded
+from bayesprune.sparse.surgery.comparison import results
 
 X, Y = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
 
@@ -260,6 +262,15 @@ def test_a_seeded_prediction_is_what_it_is_alone(drawing_beside: Callable[[], in
     alone = bp.predict(bnet, [X], draws=30, seed=3).mean
     drawing_beside()
     assert torch.equal(bp.predict(bnet, [X], draws=30, seed=3).mean, alone)
+
+
+def test_nets_are_compared_with_the_same_draws_in_a_seeded_block_too(drawing_beside: Callable[[], int]) -> None:
+    """As a report does, which exports: dropout must drop the same in both."""
+    made = net(0)
+    alone = results(made, X, training=True)[0]
+    drawing_beside()
+    with seeded(3):
+        assert all(torch.equal(results(made, X, training=True)[0], alone) for _ in range(3))
 
 
 def test_a_thread_that_comes_while_a_fit_is_under_way_changes_nothing() -> None:

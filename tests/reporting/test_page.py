@@ -30,6 +30,7 @@ from bayesprune.reporting.bottom_line import bottom_line
 from bayesprune.reporting.cautions import Caution
 from bayesprune.reporting.flips import Flip
 from bayesprune.reporting.grids import confusion, layers_grid
+from bayesprune.reporting.inline import inline_png
 from bayesprune.reporting.loading import load_lines
 from bayesprune.reporting.wording import verdict_lines
 
@@ -357,7 +358,7 @@ def test_images_that_flipped_are_those_and_no_others() -> None:
     assert (sum(f.lost for f in shown), sum(not f.lost for f in shown)) == (min(lost, 12), min(won, 6))
     flat = {tuple(((i - i.min()) / (i.max() - i.min()) * 255).round().int().flatten().tolist()) for i in images[:, 0]}
     for flip in shown:
-        with Image.open(BytesIO(base64.b64decode(flip.image.partition(",")[2]))) as png:
+        with Image.open(BytesIO(base64.b64decode(inline_png(flip.pixels).partition(",")[2]))) as png:
             assert png.size == (8, 8) and tuple(png.tobytes()) in flat
 
 

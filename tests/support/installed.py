@@ -58,4 +58,4 @@ def with_only(distributions: set[str], code: str) -> subprocess.CompletedProcess
         if not {canonicalize_name(name) for name in of} & (distributions | {"bayesprune"})
     }
     command = [sys.executable, "-c", _BLOCKED.format(absent=absent) + code]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)

@@ -57,8 +57,9 @@ def read_name(text: str, known: Mapping[str, tuple[str, ...]]) -> Named | None:
     Raises:
         ValueError: an option that the kind does not have; no path.
 
-    >>> read_name("csv:a,b.csv,target=price", {"csv": ("target",)})
-    Named(kind='csv', path=PosixPath('a,b.csv'), options={'target': 'price'})
+    >>> named = read_name("csv:a,b.csv,target=price", {"csv": ("target",)})
+    >>> str(named), named.options
+    ('csv:a,b.csv', {'target': 'price'})
     """
     kind, colon, rest = text.partition(":")
     kind = kind.strip()

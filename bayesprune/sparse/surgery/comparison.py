@@ -77,8 +77,9 @@ def _same_draws() -> Iterator[None]:
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     try:
         with torch.random.fork_rng(devices):
-            for generator in (torch.default_generator, *(torch.cuda.default_generators[i] for i in devices)):
-                generator.manual_seed(0)
+            torch.set_rng_state(torch.Generator().manual_seed(0).get_state())  # also of a thread that has its own
+            for i in devices:
+                torch.cuda.default_generators[i].manual_seed(0)
             random.seed(0)
             np.random.seed(0)
             yield
