@@ -45,9 +45,7 @@ def check_scales(bnet: BayesianNet, loader: Any, batch: Any) -> None:
     if isinstance(bnet.observation, Categorical) and not y.is_floating_point():
         inputs, labels = split(bnet, batch)
         y = y.long()  # torch compares no unsigned integers
-        if isinstance(labels, Tensor) and bool(
-            (y > labels.long().max()).any()
-        ):  # those of the first batch the first step looks at
+        if isinstance(labels, Tensor) and bool((y > labels.long().max()).any()):  # the first step looks at the others
             _check_classes(bnet, bnet.observation, inputs, y)
 
 

@@ -9,7 +9,6 @@ import torch
 from pyro import poutine
 from pyro.poutine import runtime
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from bayesprune._memory import check_memory
 from bayesprune._state_dicts import StateDict, is_unset, saved_names, set_buffer, whole
@@ -28,12 +27,14 @@ from bayesprune.draws.sites import DenseGradient, param_site
 from bayesprune.likelihoods.base import Likelihood
 from bayesprune.methods.base import Method, Posterior
 from bayesprune.network.borrowed import borrowed
+from bayesprune.network.checks import check_runs, effective
 from bayesprune.network.extra import packed, unpacked
 from bayesprune.network.padding import ReadElsewhere
+from bayesprune.network.rates import groups_by_rate
 from bayesprune.network.recompute import recomputing
 from bayesprune.network.rules import posteriors_of
 from bayesprune.network.state import Grid, PosteriorState
-from bayesprune.network.substitute import call_on
+from bayesprune.network.substitute import as_parameters, call_on
 from bayesprune.network.tree import Tree, put, tensors
 
 __all__ = ["BayesianNet"]
@@ -81,7 +82,7 @@ class BayesianNet(nn.Module):
         super().__init__()
         if not isinstance(net, nn.Module):
             raise TypeError(f"BayesianNet needs an nn.Module, got {type(net).__name__}")
-        _check_runs(net)
+        check_runs(net)
         check_memory(net)
         if estimator not in get_args(Estimator):
             raise ValueError(f"estimator is one of {get_args(Estimator)}, got {estimator!r}")
@@ -190,7 +191,7 @@ class BayesianNet(nn.Module):
 
     def prior(self, *args: Any, **kwargs: Any) -> Any:
         """Run the net on weights from the prior's sites: a draw from the prior, unless Pyro's handlers say else."""
-        values = {name: self._effective(name, posterior) for name, posterior in self.posteriors.items()}
+        values = {name: effective(name, posterior) for name, posterior in self.posteriors.items()}
         for name, value in tensors(self._rest):
             values[name] = param_site(name, value) if isinstance(value, nn.Parameter) else value
         draws = {n: v for n, v in values.items() if isinstance(v, GaussianDraw)}
@@ -237,18 +238,7 @@ class BayesianNet(nn.Module):
         >>> bnet = BayesianNet(nn.Linear(4, 3), {"weight": SparseVD()})
         >>> optimizer = torch.optim.Adam(bnet.parameter_groups(1e-3))
         """
-        factors = {
-            id(parameter): posterior.lr_multipliers.get(leaf, 1.0)
-            for posterior in self.posteriors.values()
-            for leaf, parameter in posterior.named_parameters()
-        }
-        by_factor: dict[float, list[nn.Parameter]] = {}
-        for parameter in (self if module is None else module).parameters():
-            if parameter.requires_grad:
-                by_factor.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
-        if not by_factor:
-            raise ValueError("nothing to fit: the model has no parameter that requires a gradient")
-        return [{"params": parameters, "lr": lr * factor} for factor, parameters in by_factor.items()]
+        return groups_by_rate(self.posteriors.values(), (self if module is None else module).parameters(), lr)
 
     @in_turn
     def run(self, values: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
@@ -267,7 +257,7 @@ class BayesianNet(nn.Module):
 
         # without gradients there is no backward pass that could recompute
         recompute = recomputing(self.net, values, again) if torch.is_grad_enabled() else nullcontext()
-        taken = self._as_parameters(values)
+        taken = as_parameters(self.net, values)
         padded = {name: taken[name] for name in self._padded if name in taken}
         reading = ReadElsewhere(padded) if padded else None
         with borrowed(self.net, mode) as appeared, recompute, reading or nullcontext():
@@ -302,13 +292,6 @@ class BayesianNet(nn.Module):
                 stacklevel=3,
             )
 
-    def _as_parameters(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Without gradients, ``values`` that want one where the net's own do: a forward may differentiate by them."""
-        if torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-            return values
-        trained = {name for name, parameter in self.net.named_parameters() if parameter.requires_grad}
-        return {n: v.detach().requires_grad_() if n in trained and v.is_leaf else v for n, v in values.items()}
-
     def draw(self) -> dict[str, Tensor]:
         """One joint draw from the posterior, pruned: every parameter and buffer by its name, for :meth:`run`."""
         return self.traced_draw()[0]
@@ -320,7 +303,7 @@ class BayesianNet(nn.Module):
         with poutine.block(), poutine.trace() as under_q:
             self.guide()
         with poutine.block(), poutine.trace() as under_p, poutine.replay(trace=under_q.trace):
-            values = {n: plain(self._effective(n, posterior)).detach() for n, posterior in self.posteriors.items()}
+            values = {n: plain(effective(n, posterior)).detach() for n, posterior in self.posteriors.items()}
         return {**values, **{n: v.detach() for n, v in tensors(self._rest)}}, under_q.trace, under_p.trace
 
     @in_turn
@@ -413,26 +396,3 @@ class BayesianNet(nn.Module):
         """Set which groups each posterior keeps: weight name → bool of the grid's shape."""
         for name, mask in kept.items():
             self.posteriors[name].prune(mask)
-
-    @staticmethod
-    def _effective(name: str, posterior: Posterior) -> Tensor:
-        weight = posterior.effective()
-        if tuple(weight.shape) != posterior.layout.shape:
-            raise ValueError(
-                f"the draw of {name!r} has shape {tuple(weight.shape)}, the weight {posterior.layout.shape}: call the "
-                "net outside any pyro.plate, and run Predictive and ELBOs without vectorised particles"
-            )
-        return weight
-
-
-def _check_runs(net: nn.Module) -> None:
-    """Raise ``TypeError`` for what cannot be run on values other than its own."""
-    if isinstance(net, torch.jit.ScriptModule):
-        raise TypeError("net must be the nn.Module itself, not what TorchScript made of it")
-    if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise TypeError(f"net must be the nn.Module itself, not {type(net).__name__} around it: give net.module")
-    if made := [name for name, p in net.named_parameters() if not is_lazy(p) and p.is_inference()]:
-        raise TypeError(
-            f"{made[0]!r} was made in inference mode and cannot be trained: make the net outside of "
-            "torch.inference_mode()"
-        )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-__all__ = ["call_on", "everywhere"]
+__all__ = ["as_parameters", "call_on", "everywhere"]
 
 
 def everywhere(net: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -50,3 +50,11 @@ def call_on(net: nn.Module, values: Mapping[str, Tensor], *args: Any, **kwargs: 
     borrowed = everywhere(net, values)
     result = functional_call(net, borrowed, args, kwargs, tie_weights=False)
     return result, borrowed
+
+
+def as_parameters(net: nn.Module, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Without gradients, ``values`` that want one where the net's own do: a forward may differentiate by them."""
+    if torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        return values
+    trained = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    return {n: v.detach().requires_grad_() if n in trained and v.is_leaf else v for n, v in values.items()}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesprune._names import matching
+from bayesprune._state_dicts import StateDict
 from bayesprune.fitting.generators import seeded
 from bayesprune.fitting.given import batches_of
 from bayesprune.likelihoods import Categorical, Likelihood, Normal
@@ -31,11 +32,11 @@ class Pruned(NamedTuple):
     """What :func:`prune` gives: ``means, masks``, as :func:`bayesprune.export` and ``compact`` take them.
 
     Attributes:
-        means: every parameter and buffer by its name; pruned entries are 0.
+        means: the net's state dict with pruned entries at 0, which ``net.load_state_dict`` takes.
         masks: weight name → bool of the weight's shape.
     """
 
-    means: dict[str, Tensor]
+    means: StateDict
     masks: dict[str, Tensor]
 
 
@@ -97,7 +98,7 @@ def prune(
     data = Calibration.of(bnet, loader, examples, likelihood, size)
     wide = _with_followers(bnet, data, left=_left_alone(net, rules))
     shots = shots or max(1, ceil(log(keep) / log(0.7)))
-    dense = bnet.means()
+    dense = bnet.state().values
     values = dict(dense)
     with seeded(seed):
         for shot in range(1, shots + 1):
@@ -107,7 +108,7 @@ def prune(
             masks = {name: p.entries().clone() for name, p in bnet.posteriors.items()}
             wide.prune(masks)
             _condition(wide, found, values, dense, data)
-    return Pruned(values, masks)
+    return Pruned(StateDict.of(net, values), masks)
 
 
 @torch.no_grad()
@@ -120,7 +121,7 @@ def condition(
     examples: int = 4096,
     size: int | None = None,
     seed: int | None = 0,
-) -> dict[str, Tensor]:
+) -> StateDict:
     """Let what masks keep make up for what they drop, whoever made them; no training.
 
     Layer by layer, each row's weights that stay are set to the least-squares fit of the dense net's results, as
@@ -131,7 +132,7 @@ def condition(
         masks: weight name → bool of the weight's shape, True stays.
 
     Returns:
-        Every parameter and buffer by its name; dropped entries are 0.
+        The net's state dict, with dropped entries at 0.
 
     Raises:
         ValueError: a mask that does not fit, or what :func:`prune` refuses.
@@ -146,13 +147,13 @@ def condition(
     check_masks(bnet, masks)
     data = Calibration.of(bnet, loader, examples, likelihood, size)
     wide = _with_followers(bnet, data)
-    dense = bnet.means()
+    dense = bnet.state().values
     values = dict(dense)
     with seeded(seed):
         found = data.posteriors(wide, values)
     wide.prune(masks)
     _condition(wide, found, values, dense, data)
-    return values
+    return StateDict.of(net, values)
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def _with_followers(bnet: BayesianNet, data: Calibration, left: Iterable[str] = 
     while True:
         wide = BayesianNet(bnet.net, dict.fromkeys([*bnet.posteriors, *others], Deterministic())).eval()
         used: list[str] = []
-        values = {name: value.detach() for name, value in wide.means().items()}
+        values = {name: value.detach() for name, value in wide.state().values.items()}
         try:
             with torch.enable_grad():  # or the values would be copied
                 watch(wide, values, data.batches[0][0], partial(_note, used))
@@ -262,7 +263,7 @@ def _likelihood(bnet: BayesianNet, batches: list[tuple[Any, Any]]) -> Likelihood
 
 
 def _output(bnet: BayesianNet, x: Any) -> Any:
-    return call(lambda *a, **k: bnet.run(bnet.means(), *a, **k), x)
+    return call(lambda *a, **k: bnet.run(bnet.state().values, *a, **k), x)
 
 
 def layers_of(net: nn.Module) -> list[str]:

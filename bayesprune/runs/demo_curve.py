@@ -30,8 +30,8 @@ def curve_of(
 
     def point(name: str, asked: float, row: ModelRow) -> Point:
         assert row.nbytes is not None  # all were saved
-        figures = {"kept": row.kept, "weights": round(row.kept * weights), "nbytes": row.nbytes}
-        return Point(name, 0, seed, asked, **figures, score=row.score, seconds=row.seconds, speedup=row.speedup)
+        kept, count = row.kept, round(row.kept * weights)
+        return Point(name, 0, seed, asked, kept, count, row.nbytes, row.score, seconds=row.seconds, speedup=row.speedup)
 
     points = [point("unpruned", 1.0, found.verdict.reference), point("posterior", keep, found.verdict.packed)]
     points += [point(row.name, keep, row) for row in found.models if row.role is Role.TRAINED]
@@ -43,6 +43,6 @@ def curve_of(
             nbytes = path.stat().st_size
         with evaluating(bnet):
             score = score_forward(bnet, packed, loader)
-        kept = {"kept": density(masks), "weights": sum(int(mask.sum()) for mask in masks.values())}
-        points.append(Point(name, 0, seed, asked, **kept, nbytes=nbytes, score=score))
+        count = sum(int(mask.sum()) for mask in masks.values())
+        points.append(Point(name, 0, seed, asked, density(masks), count, nbytes, score))
     return Curve(tuple(points))

@@ -18,9 +18,6 @@ from bayesprune import data, nets
 SNIPPET = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[2]
 
 
-EPOCHS = "epochs = len(splits.train), 15"
-
-
 def wrong(bnet: bp.BayesianNet, test: Any) -> float:
     bp.classify(bnet)
     found = bp.predict(bnet, test, draws=5, seed=0)
@@ -30,16 +27,6 @@ def wrong(bnet: bp.BayesianNet, test: Any) -> float:
 def test_the_snippet_fits_as_well_as_fit_from_a_trained_net() -> None:
     splits = data.digits()
     torch.manual_seed(0)
-    net = nets.mlp(64, (50,), 10)  # so small that a short fit pays its KL
-    dense = bp.BayesianNet(net, {})
-    bp.fit(bp.classify(dense), splits.train, epochs=10, lr=3e-3, seed=0, progress=False)
-    dense.write_into(net)
-    own = SNIPPET.replace("nets.lenet_300_100(inputs=64)", "given").replace("epochs = len(splits.train), 40", EPOCHS)
-    world: dict[str, Any] = {"given": net}
-    torch.manual_seed(0)
-    exec(compile(own, "snippet", "exec"), world)
-    assert world["net"] is net and world["elbo"].bound.kl_weight == 1.0
-    fitted = bp.BayesianNet(net, {"fc*.weight": bp.SparseVD()})
     train = DataLoader(splits.train, batch_size=64, shuffle=True)
     bp.fit(bp.classify(fitted), train, epochs=15, lr=6e-3, seed=0, progress=False)
     before, after, fits = (wrong(bnet, splits.test) for bnet in (dense, world["bnet"], fitted))
