@@ -80,7 +80,7 @@ TASKS = {
         data.digits,
         partial(nets.lenet_300_100, inputs=64),
         "lenet_300_100(inputs=64)",
-        *(20, 60, 64, 6e-3),
+        *(20, 60, 64, 1.2e-2),
         (Budget(0.02, 6e-3, 1.2e-2), Budget(0.01, 1.2e-2, 6e-3), Budget(0.005, 6e-3, 6e-3)),
     ),
     "mnist": Task(

@@ -78,7 +78,7 @@ def test_the_run_folder_holds_what_its_commands_wrote(runs: tuple[Path, dict[str
 def test_the_page_says_what_it_is_of_and_has_recipe_curve_and_load_line(runs: tuple[Path, dict[str, Any]]) -> None:
     folder, told = runs
     page = html.unescape((folder / "page.html").read_text())
-    assert "<h1>mlp(64, (20,), 10) on digits, pruned to 20." in page and "Run run, " in page
+    assert "<h1>mlp(64, (20,), 10) on digits, pruned to 19." in page and "Run run, " in page
     assert (folder / "run" / "recipe.toml").read_text().strip() in page
     assert 'net = bp.load("run/model.safetensors")  # needs neither Pyro nor pickle' in page
     point = next(p for p in told["sweep"]["points"] if p["saliency"] == "snr")

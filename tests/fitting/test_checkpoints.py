@@ -322,7 +322,6 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "decay": ({"decay": lambda progress: 1 - progress / 2}, "decay was"),
     "warm-up": ({"warmup": 1.0}, r"warmup was None and is 1\.0"),
     "schedule": ({"prune": bp.Cubic(keep=0.2)}, r"prune was None and is Cubic\(keep=0\.2"),
-    "size": ({"size": 480}, "size was 48 and is 480"),
     "batch": ({"batch": 12}, "batches an epoch was 3 and is 4"),
     "data": ({"x": data()[0] + 5}, "data was"),
     "labels": ({"y": 1 - data()[1]}, "data was"),
