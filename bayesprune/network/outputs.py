@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph, Node, Tracer
+from torch.nn.utils import parametrize
 
 from bayesprune.layout import layout_of
 from bayesprune.patterns import Channel, Pattern
@@ -80,8 +81,15 @@ def _is_layer(module: nn.Module) -> bool:
 def _weights(net: nn.Module) -> list[str]:
     """The weights of linear layers and convolutions, in the net's order, tied ones by their first name."""
     names = {id(p): name for name, p in net.named_parameters()}
-    owned = [module.weight for module in net.modules() if _is_layer(module)]
+    owned = [_weight(module) for module in net.modules() if _is_layer(module)]
     return [names[id(weight)] for weight in owned if id(weight) in names]
+
+
+def _weight(module: nn.Module) -> Tensor | None:
+    """The parameter that is, or is made into, a module's weight: ``module.weight`` might write to the net."""
+    if parametrize.is_parametrized(module, "weight"):
+        return next(module.get_submodule("parametrizations.weight").parameters(recurse=False), None)
+    return module._parameters.get("weight")
 
 
 def _written(net: nn.Module, graph: Graph) -> Iterable[str]:
@@ -98,7 +106,7 @@ def _written(net: nn.Module, graph: Graph) -> Iterable[str]:
             module = net.get_submodule(str(node.target))
             module = module.out_proj if isinstance(module, nn.MultiheadAttention) else module
             if _is_layer(module):
-                yield first.get(id(module.weight), "")
+                yield first.get(id(_weight(module)), "")
             if any(p.dim() > 1 for p in module.parameters()):
                 continue
         elif node.op == "call_function" and node.target in _MIXING:

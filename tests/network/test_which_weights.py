@@ -166,3 +166,11 @@ def test_a_rule_that_cannot_be_is_a_clear_error(what: str) -> None:
     rules, kind, words = WRONG[what]
     with pytest.raises(kind, match=words):
         bp.BayesianNet(mlp(), rules)
+
+
+def test_to_look_for_the_outputs_changes_nothing_in_the_net() -> None:
+    """``module.weight`` of a spectral norm takes a step of its power iteration."""
+    net = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 3)).train()
+    before = {name: x.clone() for name, x in net.state_dict().items()}
+    bp.BayesianNet(net, {"2.weight": None, "*original": bp.GroupVD(bp.Channel(0))})
+    assert all(torch.equal(x, before[name]) for name, x in net.state_dict().items())
