@@ -220,7 +220,7 @@ def picture(log: Log, path: Path) -> None:
     ax.set(xscale="log", xlabel="file (kB)", ylabel="test error (%)", ylim=(0, None))
     ax.set_xticks([10, 20, 40], ["10", "20", "40"])
     ax.minorticks_off()
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="upper right")
     plt.savefig(path, dpi=150)
 
 
