@@ -292,10 +292,10 @@ def _check_takes(net: nn.Module, data: Data, recipe: Recipe) -> None:
         for module, mode in modes:
             module.training = mode
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if not isinstance(output, Tensor) and not isinstance(logits, Tensor):
+    if type(output) is dict or not (isinstance(output, Tensor) or isinstance(logits, Tensor)):
         raise ValueError(
-            f"net {recipe.net!r} returns a {type(output).__name__}, and a run needs one tensor, or one called logits: "
-            "name a net that gives its predictions alone"
+            f"net {recipe.net!r} returns a {type(output).__name__}, and a run needs one tensor, or Hugging Face's "
+            "ModelOutput with logits: name a net that gives its predictions alone"
         )
     _check_targets(net, output, send_to_device(y, recipe.device), data, recipe)
 
