@@ -39,6 +39,7 @@ __all__ = [
     "Verification",
     "density",
     "masked_forward",
+    "on_disk",
     "score_forward",
     "verify",
 ]
@@ -195,19 +196,19 @@ def verify(
 
     def compete(role: Role, weights: Mapping[str, Tensor], support: Masks, name: str) -> None:
         runs[name] = rival = export(dense, weights, support, example=example)
-        judge(role, over(rival), density(support), _on_disk(rival), name)
+        judge(role, over(rival), density(support), on_disk(rival), name)
 
     with evaluating(bnet):
         predictive = draw_outputs(bnet, loader, draws, kept)  # first: a pass over a loader moves the generator
         before, after = over(dense), over(packed)
         shown = {Role.DENSE: before, Role.PRUNED: after}
-        judge(Role.DENSE, before, 1.0, _on_disk(dense))
+        judge(Role.DENSE, before, 1.0, on_disk(dense))
         if control is not None:
             runs[Role.CONTROL.value] = longer = masked_copy(dense, trained, {})
             shown[Role.CONTROL] = over(longer)
-            judge(Role.CONTROL, shown[Role.CONTROL], 1.0, _on_disk(longer))
-        judge(Role.PRUNED, after, density(kept), _on_disk(packed))
-        judge(Role.PREDICTIVE, predictive, density(kept), _on_disk(packed) + _on_disk(spread), many)
+            judge(Role.CONTROL, shown[Role.CONTROL], 1.0, on_disk(longer))
+        judge(Role.PRUNED, after, density(kept), on_disk(packed))
+        judge(Role.PREDICTIVE, predictive, density(kept), on_disk(packed) + on_disk(spread), many)
         compete(Role.ONE_SHOT, trained, one_shot, Role.ONE_SHOT.value)
         if any(not torch.equal(by_mean[name], mask) for name, mask in kept.items()):  # the fit left something to rank
             compete(Role.BY_MEAN, means, by_mean, Role.BY_MEAN.value)
@@ -249,7 +250,8 @@ def _compressed(packed: nn.Module, variances: Mapping[str, Tensor]) -> Compresse
     return None if find_spec("constriction") is None else compressed(packed, variances=variances)
 
 
-def _on_disk(module: nn.Module) -> int:
+def on_disk(module: nn.Module) -> int:
+    """How many bytes the file is that :func:`bayesprune.save` writes of a net."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         save(module, path)

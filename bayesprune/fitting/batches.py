@@ -19,6 +19,7 @@ __all__ = [
     "count_batches",
     "count_data",
     "count_examples",
+    "known_size",
     "pair",
     "split",
     "usual",
@@ -94,6 +95,11 @@ def count_data(bnet: BayesianNet, loader: Any) -> int:
     """How many examples a data set has; one whose loader does not say is read through once."""
     counts = _counts(loader)
     return counts[0] if counts else sum(count_examples(*split(bnet, batch)) for batch in loader)
+
+
+def known_size(loader: Any) -> int | None:
+    """How many examples a data set says that it has, without reading it; ``None`` where it does not."""
+    return next(iter(_counts(loader)), None)
 
 
 def _counts(loader: Any) -> list[int]:

@@ -183,7 +183,7 @@ class BayesianNet(nn.Module):
         if runtime._PYRO_STACK:
             return self.prior(*args, **kwargs)
         if not self.training:
-            return self.run(self.means(), *args, **kwargs)
+            return self.run(self.state().values, *args, **kwargs)
         with poutine.trace() as under_q:
             self.guide()
         with poutine.replay(trace=under_q.trace):

@@ -14,7 +14,7 @@ from bayesprune.network.outputs import output_layers, prunes_outputs
 from bayesprune.network.padding import padding_of
 from bayesprune.patterns import Pattern, PatternError
 
-__all__ = ["FrozenWarning", "Key", "OutputLayerWarning", "posteriors_of"]
+__all__ = ["FrozenWarning", "Key", "OutputLayerWarning", "matched_by", "posteriors_of"]
 
 Key = str | type[nn.Module]
 """What a rule is for: a glob over parameter names, or a class of modules, which stands for their weights. A mapping's
@@ -59,7 +59,7 @@ def posteriors_of(net: nn.Module, rules: Mapping[Any, Method | None]) -> dict[st
     ['2.weight']
     """
     _check(net, rules)
-    taken = {key: _matched(net, key) for key in rules}
+    taken = {key: matched_by(net, key) for key in rules}
     outputs = _left_to_the_outputs(net, rules, taken)
     found: dict[str, tuple[Method, Posterior]] = {}
     matched: set[Key] = set()
@@ -120,7 +120,7 @@ def _said(key: Key) -> str:
     return repr(key) if isinstance(key, str) else key.__name__
 
 
-def _matched(net: nn.Module, key: Key) -> set[str]:
+def matched_by(net: nn.Module, key: Key) -> set[str]:
     """The parameters that a rule is for, by their first names."""
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     if not isinstance(key, str):

@@ -1,23 +1,25 @@
 """``bp.prune``: a trained net, a few batches, a budget; no training."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, log
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
-from bayesprune._names import matching
 from bayesprune._state_dicts import StateDict
+from bayesprune.fitting.batches import known_size, split
 from bayesprune.fitting.generators import seeded
 from bayesprune.fitting.given import batches_of
 from bayesprune.likelihoods import Categorical, Likelihood, Normal
-from bayesprune.likelihoods.batch import call, count_examples, parted
+from bayesprune.likelihoods.batch import call, count_examples
 from bayesprune.likelihoods.guessed import guessed
 from bayesprune.methods import Deterministic
 from bayesprune.network.bayesian_net import BayesianNet
+from bayesprune.network.rules import matched_by
 from bayesprune.one_shot.conditioning import condition_weight
 from bayesprune.one_shot.factors import factors_of, watch
 from bayesprune.one_shot.laplace import Laplace, laplace_of
@@ -76,7 +78,7 @@ def prune(
         examples: how many calibration examples at most.
         size: how many examples the net was trained on, n; by default those of the loader's data set. It weighs the data
             against the prior.
-        seed: fixes the labels that are drawn where the net has many outputs.
+        seed: fixes which examples a shuffling loader gives, and the labels that are drawn of many outputs.
 
     Raises:
         ValueError: a budget out of range, no batches, a rule that matches nothing, a weight that the forward never uses
@@ -94,13 +96,16 @@ def prune(
     if shots is not None and (not isinstance(shots, int) or shots < 1):
         raise ValueError(f"shots is an integer ≥ 1, got {shots!r}")
     rules = dict.fromkeys(layers_of(net), Unstructured()) if rules is None else rules
+    if not rules:
+        raise ValueError("the net has no linear or convolution layer to prune: name weights with rules=")
     bnet = BayesianNet(net, {name: p if p is None else Deterministic(p) for name, p in rules.items()}).eval()
-    data = Calibration.of(bnet, loader, examples, likelihood, size)
-    wide = _with_followers(bnet, data, left=_left_alone(net, rules))
     shots = shots or max(1, ceil(log(keep) / log(0.7)))
     dense = bnet.state().values
     values = dict(dense)
+    left = set().union(*(matched_by(net, key) for key, pattern in rules.items() if pattern is None))
     with seeded(seed):
+        data = Calibration.of(bnet, loader, examples, likelihood, size)
+        wide = _with_followers(bnet, data, left)
         for shot in range(1, shots + 1):
             found = data.posteriors(wide, values)
             scores = {n: found[n].snr_squared(p.pattern, p.layout).sqrt() for n, p in bnet.posteriors.items()}
@@ -145,11 +150,11 @@ def condition(
     """
     bnet = BayesianNet(net, {name: Deterministic() for name in masks}).eval()
     check_masks(bnet, masks)
-    data = Calibration.of(bnet, loader, examples, likelihood, size)
-    wide = _with_followers(bnet, data)
     dense = bnet.state().values
     values = dict(dense)
     with seeded(seed):
+        data = Calibration.of(bnet, loader, examples, likelihood, size)
+        wide = _with_followers(bnet, data)
         found = data.posteriors(wide, values)
     wide.prune(masks)
     _condition(wide, found, values, dense, data)
@@ -172,12 +177,21 @@ class Calibration:
 
     @classmethod
     def of(
-        cls, bnet: BayesianNet, loader: Any, examples: int, likelihood: Likelihood | None, size: int | None
+        cls, bnet: BayesianNet, data: Any, examples: int, likelihood: Likelihood | None, size: int | None
     ) -> "Calibration":
-        batches = _calibration(loader, examples)
-        count = sum(count_examples(x, y) for x, y in batches)
-        size = size or max(count, len(getattr(loader, "dataset", ())) or count)
-        return cls(batches, _likelihood(bnet, batches) if likelihood is None else likelihood, size)
+        """The first batches that hold ``examples``, on the net's device; the size is that of all the data."""
+        loader = batches_of(data, shuffle=True)
+        device, batches, count = next(iter(bnet.parameters())).device, [], 0
+        for batch in loader:
+            x, y = send_to_device(split(bnet, batch), device)
+            batches.append((x, y))
+            count += count_examples(x, y)
+            if count >= examples:
+                break
+        if not batches:
+            raise ValueError("the loader holds no batches")
+        likelihood = _likelihood(bnet, batches) if likelihood is None else likelihood
+        return cls(batches, likelihood, (known_size(loader) or count) if size is None else size)
 
     def posteriors(self, bnet: BayesianNet, values: Mapping[str, Tensor]) -> dict[str, Laplace]:
         """The Laplace posterior of each weight, in the order of their use."""
@@ -186,9 +200,9 @@ class Calibration:
         return {n: laplace_of(values[n], layouts[n], f, self.size) for n, f in factors.items()}
 
 
-def _with_followers(bnet: BayesianNet, data: Calibration, left: Iterable[str] = ()) -> BayesianNet:
+def _with_followers(bnet: BayesianNet, data: Calibration, left: Set[str] = frozenset()) -> BayesianNet:
     """The net with its other layers beside, as far as they can be followed: they make up for what went before them."""
-    others = [name for name in layers_of(bnet.net) if name not in bnet.posteriors and name not in set(left)]
+    others = [name for name in layers_of(bnet.net) if name not in bnet.posteriors and name not in left]
     while True:
         wide = BayesianNet(bnet.net, dict.fromkeys([*bnet.posteriors, *others], Deterministic())).eval()
         used: list[str] = []
@@ -210,17 +224,6 @@ def _note(used: list[str], name: str, *seen: Any) -> None:
     used.append(name)
 
 
-def _left_alone(net: nn.Module, rules: Mapping[Any, Pattern | None]) -> set[str]:
-    names = [name for name, _ in net.named_parameters()]
-    found: set[str] = set()
-    for key, pattern in rules.items():
-        if pattern is None and isinstance(key, str):
-            found.update(matching(key, names))
-        elif pattern is None and isinstance(key, type):
-            found.update(n for n in names if isinstance(net.get_submodule(n.rpartition(".")[0]), key))
-    return found
-
-
 def _condition(
     bnet: BayesianNet,
     posteriors: Mapping[str, Laplace],
@@ -231,20 +234,6 @@ def _condition(
     """Set ``values`` to what they should be given what is pruned; each layer sees what those before it give now."""
     for name, posterior in posteriors.items():
         values.update(condition_weight(bnet, name, values, dense, data.batches, posterior.damping))
-
-
-def _calibration(data: Any, examples: int) -> list[tuple[Any, Any]]:
-    """The first batches that hold ``examples``, as (inputs, targets)."""
-    found, count = [], 0
-    for batch in batches_of(data):
-        x, y = parted(batch)
-        found.append((x, y))
-        count += count_examples(x, y)
-        if count >= examples:
-            break
-    if not found:
-        raise ValueError("the loader holds no batches")
-    return found
 
 
 def _likelihood(bnet: BayesianNet, batches: list[tuple[Any, Any]]) -> Likelihood:
@@ -267,11 +256,7 @@ def _output(bnet: BayesianNet, x: Any) -> Any:
 
 
 def layers_of(net: nn.Module) -> list[str]:
-    """The weights of linear and convolution layers, but for those that are frozen or shared.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """The weights of linear and convolution layers, but for those that are frozen or shared."""
     owners: dict[int, int] = {}
     for _, parameter in net.named_parameters(remove_duplicate=False):
         owners[id(parameter)] = owners.get(id(parameter), 0) + 1
@@ -282,6 +267,4 @@ def layers_of(net: nn.Module) -> list[str]:
         layer = layer or (type(owner).__name__ == "Conv1D" and hasattr(owner, "nf"))
         if layer and parameter.dim() > 1 and parameter.requires_grad and owners[id(parameter)] == 1:
             found.append(name)
-    if not found:
-        raise ValueError("the net has no linear or convolution layer to prune: name weights with rules=")
     return found

@@ -1,33 +1,26 @@
 """The products of a net's weights in a forward pass: what goes into each, and what comes out.
 
-A layer's type does not matter: every torch function that is linear in a weight is met on its way, as in
-:mod:`bayesprune.draws.local`, in layers of one's own and in torch's attention too.
+A layer's type does not matter: every torch function that is linear in a weight is met on its way, as
+:data:`bayesprune.draws.local.LOCAL` reads it, in layers of one's own and in torch's attention too.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from bayesprune.draws.gaussian import METADATA
-from bayesprune.draws.local import COMPOSITE
+from bayesprune.draws.local import COMPOSITE, LOCAL, Product
 from bayesprune.layout import Layout
 
-__all__ = ["Products", "UnfollowedError", "rows_in", "rows_out"]
+__all__ = ["Products", "UnfollowedError", "rows_out"]
 
-_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
-_ADDMM = (torch.addmm, torch.Tensor.addmm)
-_NAMES: dict[Any, tuple[str, ...]] = {
-    F.linear: ("input", "weight", "bias"),
-    **dict.fromkeys(_CONVOLUTIONS, ("input", "weight", "bias")),
-    **dict.fromkeys(_ADDMM, ("input", "mat1", "mat2")),
-    **dict.fromkeys((torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__), ("input", "other")),
-    **dict.fromkeys((torch.mm, torch.Tensor.mm), ("input", "mat2")),
-}
-
+_OUTPUTS_FIRST = (F.linear, F.conv1d, F.conv2d, F.conv3d)  # the other products are x @ weight
 _LOOKED_AT = METADATA | {torch.equal, torch.Tensor.equal}  # which nothing goes on from
 
 Seen = Callable[[str, Callable[[Tensor], Tensor], Tensor, Tensor | None, Tensor], None]
@@ -47,11 +40,12 @@ class Products(TorchFunctionMode):
     Args:
         weights: name → the tensor that the net is run on, the very object.
         layouts: name → the roles of the weight's axes.
-        seen: called with the weight's name, a function that gives the inputs row by row (see :func:`rows_in`), what it
-            is to be called on, the bias that the same call adds or ``None``, and the result that the net goes on with.
+        seen: called with the weight's name, a function that gives the inputs row by row, (groups, rows, inputs ·
+            positions), what it is to be called on, the bias that the call adds or ``None``, and the result that the net
+            goes on with.
 
     Raises:
-        UnfollowedError: a weight is read otherwise: tied to an embedding, transposed, normalised by a hook.
+        UnfollowedError: a weight is read otherwise: tied to an embedding, transposed, stacked, normalised by a hook.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], layouts: Mapping[str, Layout], seen: Seen) -> None:
@@ -67,37 +61,15 @@ class Products(TorchFunctionMode):
             with self:
                 return COMPOSITE[func](*args, **kwargs)
         result = func(*args, **kwargs)
-        given = {**dict(zip(_NAMES.get(func, ()), args, strict=False)), **kwargs}
-        found = [(place, self.names[id(t)]) for place, t in given.items() if id(t) in self.names]
-        if not found:
-            if func not in _LOOKED_AT:
-                for tensor in args:
-                    if id(tensor) in self.names:
-                        raise self._unfollowed(self.names[id(tensor)], func)
+        held = [self.names[id(part)] for part in tree_leaves((args, dict(kwargs))) if id(part) in self.names]
+        if not held or func in _LOOKED_AT:
             return result
-        (place, name), layout = found[0], self.layouts[found[0][1]]
-        x, patches = self._read(func, place, given, args, layout)
-        bias = given.get("input" if func in _ADDMM else "bias")
-        if x is None or len(found) > 1:
+        name, layout = held[0], self.layouts[held[0]]
+        call = LOCAL[func](args, kwargs) if func in LOCAL else None
+        if call is None or len(held) > 1 or self.names.get(id(call.weight)) != name or not _known(func, kwargs, layout):
             raise self._unfollowed(name, func)
-        self.seen(name, patches, x, bias, result)
+        self.seen(name, partial(_rows, call, layout), call.x, call.bias, result)
         return result
-
-    def _read(
-        self, func: Any, place: str, given: Mapping[str, Any], args: tuple[Any, ...], layout: Layout
-    ) -> tuple[Tensor | None, Callable[[Tensor], Tensor]]:
-        """What a product is of, and its inputs row by row; ``None`` where the weight is not its second factor."""
-        if func in _CONVOLUTIONS and place == "weight":
-            rest, named = args[3:], {k: v for k, v in given.items() if k not in ("input", "weight", "bias")}
-            return given["input"], lambda x: _patches(func, x, layout, rest, named)
-        upright = {F.linear: False}.get(func, True)  # x @ weight: its first axis counts inputs
-        second = place == _NAMES[func][-1] if func is not F.linear else place == "weight"
-        if not second or len(layout.shape) != 2 or layout.transposed != upright:
-            return None, rows_in
-        if func in _ADDMM:
-            plain = given.get("alpha", 1) == 1 == given.get("beta", 1)
-            return (given["mat1"] if plain else None), rows_in
-        return given["input"], rows_in
 
     def _unfollowed(self, name: str, func: Any) -> UnfollowedError:
         how = getattr(func, "__name__", str(func))
@@ -108,20 +80,24 @@ class Products(TorchFunctionMode):
         )
 
 
-def rows_in(x: Tensor) -> Tensor:
-    """The inputs of a matrix product, (1, rows, inputs): a row an example, position or token."""
-    return x.reshape(1, -1, x.shape[-1])
+def _known(func: Any, kwargs: Mapping[str, Any], layout: Layout) -> bool:
+    """Whether the weight's outputs lie where the product has them, with no factor on it."""
+    upright = func in _OUTPUTS_FIRST
+    plain = kwargs.get("alpha", 1) == kwargs.get("beta", 1) == 1
+    return plain and layout.transposed != upright and (upright or len(layout.shape) == 2)
 
 
-def _patches(func: Any, x: Tensor, layout: Layout, rest: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
-    """The inputs of a convolution, (groups, rows, inputs · positions): a row an example and place.
+def _rows(call: Product, layout: Layout, x: Tensor) -> Tensor:
+    """A product's inputs, (groups, rows, inputs · positions): a row an example, place or token.
 
-    The convolution itself takes them out, with a kernel of ones and zeros; whatever its strides, padding and dilation.
+    A convolution takes its patches out itself, with a kernel of ones and zeros; whatever its strides and padding.
     """
+    if not layout.kernel:
+        return x.reshape(1, -1, x.shape[-1])
     groups, _, into, positions = layout.roles
     x = x if x.dim() == len(layout.kernel) + 2 else x[None]
     eye = torch.eye(into * positions, dtype=x.dtype, device=x.device).reshape(-1, into, *layout.kernel)
-    taken = func(x, eye.repeat(groups, *[1] * (eye.dim() - 1)), None, *rest, **named)
+    taken = call.apply(x, eye.repeat(groups, *[1] * (eye.dim() - 1)), None, 1)
     return rows_out(taken, groups, len(layout.kernel))
 
 

@@ -1,17 +1,15 @@
 """The demo's curve: error against the size of what each method packs at each budget."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
 
 from bayesprune.evaluation.prediction import evaluating
-from bayesprune.evaluation.verification import ModelRow, Role, density, score_forward
+from bayesprune.evaluation.verification import ModelRow, Role, density, on_disk, score_forward
 from bayesprune.network.bayesian_net import BayesianNet
 from bayesprune.reporting import Curve, Point, Report
-from bayesprune.sparse import export, save
+from bayesprune.sparse import export
 
 __all__ = ["Fitted", "More", "curve_of"]
 
@@ -37,12 +35,8 @@ def curve_of(
     points += [point(row.name, keep, row) for row in found.models if row.role is Role.TRAINED]
     for name, asked, bnet, masks in more:
         packed = export(bnet.net, bnet.means(), masks, example=example)
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "model.safetensors"
-            save(packed, path)
-            nbytes = path.stat().st_size
         with evaluating(bnet):
             score = score_forward(bnet, packed, loader)
         count = sum(int(mask.sum()) for mask in masks.values())
-        points.append(Point(name, 0, seed, asked, density(masks), count, nbytes, score))
+        points.append(Point(name, 0, seed, asked, density(masks), count, on_disk(packed), score))
     return Curve(tuple(points))

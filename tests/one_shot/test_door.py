@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import bayesprune as bp
+from bayesprune.one_shot.door import Calibration
 
 
 def mlp() -> nn.Module:
@@ -128,6 +130,53 @@ def test_the_same_seed_gives_the_same_net_and_the_generator_is_left_alone() -> N
     assert all(torch.equal(one[n], two[n]) for n in one) and torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_loader_that_shuffles_gives_the_same_examples_for_a_seed() -> None:
+    net, (x, y) = mlp(), (torch.cat(part) for part in zip(*data(12), strict=True))
+    loader = DataLoader(TensorDataset(x, y), batch_size=16, shuffle=True)
+    state = torch.get_rng_state()
+    one, two = (bp.prune(net, loader, keep=0.5, shots=1, examples=32).means for _ in range(2))
+    assert all(torch.equal(one[n], two[n]) for n in one) and torch.equal(torch.get_rng_state(), state)
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(data(12))
+
+
+def test_the_data_count_as_many_as_the_data_set_holds() -> None:
+    x, y = (torch.cat(part) for part in zip(*data(12), strict=True))
+    whole, bnet = TensorDataset(x, y), bp.BayesianNet(mlp(), {"0.weight": bp.Deterministic()}).eval()
+    kinds = [whole, DataLoader(whole, batch_size=16), data(12), DataLoader(Stream(), batch_size=None)]
+    sizes = [Calibration.of(bnet, kind, 32, None, None).size for kind in kinds]
+    assert sizes == [96, 96, 96, 32]  # a stream does not say
+    assert Calibration.of(bnet, whole, 32, None, 1000).size == 1000
+
+
+class Own(nn.Module):
+    """No layer of torch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(3, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.w)
+
+
+class Stacked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(12, 3), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) + nn.functional.linear(x, torch.stack([self.a.weight, self.b.weight]).sum(0))
+
+
+def test_a_net_without_layers_of_torchs_own_is_pruned_by_its_rules() -> None:
+    means, masks = bp.prune(Own(), data(12), keep=0.5, rules={"w": bp.Unstructured()})
+    assert int(masks["w"].sum()) == 18 and not means["w"][~masks["w"]].any()
+
+
 def test_all_of_a_layer_is_left_as_it_is_where_everything_stays() -> None:
     net, batches = mlp(), data(12)
     means, masks = bp.prune(net, batches, keep=1.0)
@@ -211,6 +260,7 @@ class Unused(nn.Module):
         (mlp, data(12), {"shots": 0}, "shots is an integer ≥ 1, got 0"),
         (Unused, data(12), {}, "never used 'never.weight'"),
         (broken, data(12), {}, "'4.weight' are not finite"),
+        (Stacked, data(12), {}, "reads 'a.weight' by 'stack'"),
         (Transposed, data(4), {"rules": {"a.weight": bp.Unstructured()}}, "reads 'a.weight' by 't'"),
         (nn.Flatten, data(12), {}, "no linear or convolution layer"),
     ],
